@@ -1,0 +1,37 @@
+"""Deferred parameter initialization.
+
+Build any model without sizes and without memory. See how every parameter will start before it does.
+Make it real: fast, in place or on disk, and the same bits everywhere.
+"""
+
+from seedbed import initializers
+from seedbed.check import Finding, Findings
+from seedbed.errors import SeedbedError
+from seedbed.plan import Entry, Plan
+from seedbed.recipe import Recipe, Rule, Where
+from seedbed.spec import Input, ParamSpec, Specs
+from seedbed.verbs import apply_init, check, initialize, materialize, plan, trace, write
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Entry",
+    "Finding",
+    "Findings",
+    "Input",
+    "ParamSpec",
+    "Plan",
+    "Recipe",
+    "Rule",
+    "SeedbedError",
+    "Specs",
+    "Where",
+    "apply_init",
+    "check",
+    "initialize",
+    "initializers",
+    "materialize",
+    "plan",
+    "trace",
+    "write",
+]

@@ -1,0 +1,271 @@
+"""The command line: seedbed plan | init | check | recipes, in the words of the API."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import seedbed
+from seedbed import recipes
+from seedbed.errors import InputError, ModelError, PlanError, RecipeError, SeedbedError, nearest, shown
+from seedbed.frameworks import framework_of, loaded
+from seedbed.plan import Plan
+from seedbed.spec import Input
+from seedbed.table import size, table
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="How a model's parameters start: see it, make it, check it.",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="FILE.py:NAME or package.module:NAME; a model, or a function that returns one."
+    ),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="An input, such as 1x28x28, 1x128:int64, mask=1x128:bool; ? for a size that varies. Repeats.",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        help="A name (see `seedbed recipes`), a .toml or .json file, or FILE.py:NAME. Without it, as the framework starts.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", "-s", help="From 0 to 2**64 - 1.")]
+Real = Annotated[
+    bool, typer.Option("--real", help="Build the model with memory, so that values its constructor computes are there.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No table, no bar.")]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and the engine.")] = False,
+) -> None:
+    """How a model's parameters start: see it, make it, check it."""
+    if version:
+        typer.echo(f"seedbed {seedbed.__version__} (engine: numpy)")
+        raise typer.Exit
+
+
+@app.command("plan")
+def plan_command(
+    model: Model,
+    inputs: Inputs = None,
+    recipe: RecipeName = None,
+    seed: Seed = 0,
+    real: Real = False,
+    full: Annotated[bool, typer.Option("--full", help="Every parameter in a row of its own.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
+) -> None:
+    """Show how every parameter will start; nothing is computed."""
+    _, made = _planned(model, inputs, recipe, seed, real)
+    if json:
+        typer.echo(made.to_json())
+        return
+    typer.echo(made.table(fold=False if full else None))
+    typer.echo(made.summary)
+    lost = [e.spec.path for e in made if e.spec.reached is False and e.spec.kind == "parameter"]
+    if lost:
+        typer.echo(f"Not reached by the input: {', '.join(shown(lost))}", err=True)
+
+
+@app.command("init")
+def init_command(
+    model: Model,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PATH", help="A file that ends in .safetensors, or a folder.")
+    ],
+    inputs: Inputs = None,
+    recipe: RecipeName = None,
+    seed: Seed = 0,
+    real: Real = False,
+    shard_size: Annotated[str, typer.Option(help="The most bytes in one file.")] = "5GB",
+    threads: Annotated[int | None, typer.Option(min=1, help="How many; all processors by default.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the started parameters as a safetensors checkpoint."""
+    built, made = _planned(model, inputs, recipe, seed, real)
+    made.require_known()
+    kept = [e.spec.path for e in made if e.kept and e.spec.persistent]
+    if kept and not real:
+        raise PlanError(
+            f"{kept[0]}: its constructor computes it, and the model was built without memory.",
+            facts=shown(kept),
+            remedy="Give it a rule, or build the model with memory: --real",
+        )
+    if not quiet:
+        typer.echo(made.summary)
+    bar = False if quiet else sys.stderr.isatty() or None
+    files = seedbed.write(
+        made, out, shard_size=shard_size, model=built if kept else None, threads=threads, progress=bar
+    )
+    for file in files:
+        typer.echo(f"wrote {file} ({size(file.stat().st_size)})")
+
+
+@app.command("check")
+def check_command(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file, an index, or a folder.")
+    ],
+    model: Model,
+    inputs: Inputs = None,
+    recipe: RecipeName = None,
+    seed: Seed = 0,
+    real: Real = False,
+) -> None:
+    """Compare a checkpoint with its plan, bit for bit; exit code 1 when it differs."""
+    _, made = _planned(model, inputs, recipe, seed, real)
+    findings = seedbed.check(checkpoint, made, progress=sys.stderr.isatty() or None)
+    typer.echo(str(findings))
+    if not findings:
+        raise typer.Exit(1)
+
+
+@app.command("recipes")
+def recipes_command() -> None:
+    """List the recipes that have a name."""
+    rows = [[name, f"{make.__module__}", _first_line(make)] for name, make in recipes.NAMED.items()]
+    typer.echo(table(["recipe", "module", "source"], rows))
+
+
+def _first_line(make: Callable[..., Any]) -> str:
+    module = sys.modules[make.__module__]
+    own = make.__doc__ if len([m for m in recipes.NAMED.values() if m.__module__ == make.__module__]) > 1 else None
+    return (own or module.__doc__ or "").strip().split("\n")[0]
+
+
+def _planned(model: str, inputs: list[str] | None, recipe: str | None, seed: int, real: bool) -> tuple[Any, Plan]:
+    positional, named = _inputs(inputs or [])
+    built = _model(model, real)
+    chosen: Any = recipe
+    if recipe and ":" in recipe and recipe.partition(":")[0].endswith(".py"):
+        chosen = _named(recipe)
+    elif recipe and recipe not in recipes.NAMED and not recipe.endswith((".toml", ".json")):
+        raise RecipeError(
+            f"Unknown recipe {recipe!r}.",
+            facts=[nearest(recipe, recipes.NAMED)],
+            remedy="Give a name (see `seedbed recipes`), a .toml or .json file, or FILE.py:NAME.",
+        )
+    return built, seedbed.plan(built, *positional, recipe=chosen, seed=seed, **named)
+
+
+def _inputs(texts: list[str]) -> tuple[list[Input], dict[str, Any]]:
+    positional, named = [], {}
+    for text in texts:
+        match = re.fullmatch(r"(?:(\w+)=)?((?:\d+|\?)(?:x(?:\d+|\?))*|scalar)(?::(\w+))?", text)
+        if not match:
+            raise InputError(
+                f"--input {text!r}: is not an input.",
+                remedy="Write sizes with x between them: 1x28x28, 1x128:int64, mask=1x128:bool, or ? for a size that varies.",
+            )
+        sizes = [] if match[2] == "scalar" else [None if n == "?" else int(n) for n in match[2].split("x")]
+        made = Input(tuple(sizes), match[3])
+        if match[1]:
+            named[match[1]] = made
+        else:
+            positional.append(made)
+    return positional, named
+
+
+def _model(text: str, real: bool) -> Any:
+    found = _named(text)
+    if not callable(found) or any(f.owns(found) for f in loaded()):
+        return found
+    if isinstance(found, type):
+        framework_of(found)  # raises: a class is not a model, and the message says what to write
+    with ExitStack() as stack:
+        for framework in loaded() if not real else []:
+            stack.enter_context(framework.without_memory())
+        try:
+            return found()
+        except Exception as error:  # the user's own code: its own traceback is what helps
+            _own_traceback(error, text)
+
+
+def _named(text: str) -> Any:
+    source, colon, name = text.rpartition(":")
+    if not colon or not source or not name:
+        raise ModelError(f"{text!r}: must be FILE.py:NAME or package.module:NAME.")
+    module = _module(source)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = [n for n in vars(found) if not n.startswith("_")] if hasattr(found, "__dict__") else []
+            raise ModelError(f"{source}: has no name {part!r}.", remedy=nearest(part, known))
+        found = getattr(found, part)
+    return found
+
+
+def _module(source: str) -> ModuleType:
+    file = Path(source)
+    try:
+        if file.suffix == ".py" or "/" in source:
+            if not file.is_file() or file.suffix != ".py":
+                raise ModelError(f"{source}: {'is not a Python file' if file.exists() else 'there is no such file'}.")
+            spec = importlib.util.spec_from_file_location(file.stem, file)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[file.stem] = module
+            sys.path.insert(0, str(file.parent.resolve()))
+            spec.loader.exec_module(module)
+            return module
+        sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(source)
+    except ModelError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and source.startswith(error.name):
+            raise ModelError(f"{source}: there is no such module.") from None
+        _own_traceback(error, source)
+    except Exception as error:  # the user's own code: its own traceback is what helps
+        _own_traceback(error, source)
+
+
+def _own_traceback(error: Exception, source: str) -> NoReturn:
+    """Show the traceback of the user's code without our own frames, and leave."""
+    frames = error.__traceback__
+    ours = (str(Path(__file__)), "importlib")
+    while frames and any(part in frames.tb_frame.f_code.co_filename for part in ours):
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames)
+    typer.echo(f"\nError: {source}: its own code failed, as shown above.", err=True)
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Run the command line; every error of seedbed's is a sentence and exit code 2."""
+    try:
+        app()
+    except SeedbedError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; nothing was left half written.", err=True)
+        raise SystemExit(130) from None

@@ -1,0 +1,321 @@
+"""Stage 5: the numbers. Any region of a parameter, alone, equal to that region of the whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seedbed import threefry
+from seedbed.errors import InitializerError, PlanError, RegionError
+from seedbed.initializers import (
+    Constant,
+    Custom,
+    Dirac,
+    Identity,
+    Initializer,
+    Mixture,
+    Normal,
+    Ones,
+    Orthogonal,
+    Overlay,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+)
+from seedbed.plan import Entry, Key
+from seedbed.spec import FLOATS, ParamSpec
+
+CHUNK = 1 << 16
+"""Elements computed at a time: their words and values stay in cache."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box inside a parameter: one start and one stop per axis.
+
+    Example:
+        >>> Region((2, 0), (4, 6)).shape
+        (2, 6)
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> Region:
+        """The region that is all of a parameter of this shape."""
+        return cls((0,) * len(shape), tuple(shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes along each axis."""
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """To index the whole with."""
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def within(self, shape: tuple[int, ...]) -> bool:
+        """Whether it lies inside a parameter of this shape."""
+        return len(self.start) == len(self.stop) == len(shape) and all(
+            0 <= a <= b <= n for a, b, n in zip(self.start, self.stop, shape, strict=True)
+        )
+
+    def shared(self, other: Region) -> Region | None:
+        """What two regions have in common, if anything."""
+        start = tuple(map(max, self.start, other.start))
+        stop = tuple(map(min, self.stop, other.stop))
+        return Region(start, stop) if all(a < b for a, b in zip(start, stop, strict=True)) else None
+
+    def moved(self, origin: tuple[int, ...]) -> Region:
+        """The same box, counted from `origin`."""
+        start, stop = (tuple(a - o for a, o in zip(ends, origin, strict=True)) for ends in (self.start, self.stop))
+        return Region(start, stop)
+
+
+def blocks(shape: tuple[int, ...], most: int) -> Iterator[Region]:
+    """Regions of at most `most` elements, contiguous, that together make up the whole, in order.
+
+    Example:
+        >>> [r.shape for r in blocks((5, 3), 6)]
+        [(2, 3), (2, 3), (1, 3)]
+    """
+    if math.prod(shape) == 0:
+        return
+    axis, inner = 0, math.prod(shape)
+    for axis, size in enumerate(shape):  # noqa: B007 -- the axis to cut is used below
+        inner //= size
+        if inner <= most:
+            break
+    else:
+        yield Region.whole(shape)
+        return
+    step = max(1, most // inner)
+    for outer in np.ndindex(*shape[:axis]):
+        for first in range(0, shape[axis], step):
+            start = (*outer, first, *(0 for _ in shape[axis + 1 :]))
+            stop = (*(i + 1 for i in outer), min(first + step, shape[axis]), *shape[axis + 1 :])
+            yield Region(start, stop)
+
+
+def pieces(entry: Entry, most: int) -> Iterator[Region]:
+    """`blocks` of an entry; one alone where its initializer needs the whole array."""
+    shape = entry.spec.sizes
+    whole = entry.start is not None and entry.start.whole
+    return blocks(shape, math.prod(shape) if whole else most)
+
+
+def storage_dtype(dtype: str) -> np.dtype[Any]:
+    """The NumPy dtype that holds a parameter's values; what NumPy lacks is held as its bits."""
+    return np.dtype({"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}.get(dtype, dtype))
+
+
+def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -> Array:
+    """The values of one region of one parameter.
+
+    The number at a position depends only on the seed, the stream and that position in the whole
+    parameter: not on the region asked for, on the order of calls, or on anything else in the plan.
+
+    Args:
+        entry: From a plan, its sizes settled.
+        region: A box inside the parameter; the whole when left out.
+        out: Where to write, of the region's shape; any strides. Made when left out.
+
+    Returns:
+        An array of the region's shape in the parameter's dtype; bfloat16 as its bits in uint16.
+
+    Raises:
+        RegionError: The region reaches outside the parameter, or `out` has another shape or dtype.
+        PlanError: The entry keeps the values that are there, so it has none of its own.
+
+    Example:
+        >>> import seedbed as sb
+        >>> specs = sb.Specs((sb.ParamSpec(path="fc.weight", shape=(4, 6)),))
+        >>> (entry,) = sb.plan(specs, recipe=sb.initializers.Normal(std=0.02))
+        >>> shard = fill(entry, Region((2, 0), (4, 6)))
+        >>> bool((fill(entry)[2:4] == shard).all())
+        True
+    """
+    spec, start = entry.spec, entry.start
+    shape = spec.sizes
+    region = region or Region.whole(shape)
+    if not region.within(shape):
+        raise RegionError(f"{spec.path}: region {region.start}..{region.stop} reaches outside {spec.shown_shape}.")
+    if start is None or entry.kept:
+        raise PlanError(
+            f"{spec.path}: the plan keeps the values that are there, and holds none itself.", path=spec.path
+        )
+    dtype = storage_dtype(spec.dtype)
+    if out is None:
+        out = np.empty(region.shape, dtype)
+    elif out.shape != region.shape or out.dtype != dtype:
+        raise RegionError(
+            f"{spec.path}: `out` must be {dtype}{region.shape}, got {out.dtype}{out.shape}.", path=spec.path
+        )
+    if out.size:
+        _fill(start, spec, entry.key, region, out)
+    return out
+
+
+def _fill(start: Initializer, spec: ParamSpec, key: Key, region: Region, out: Array) -> None:
+    constant = _constant(start)
+    if constant is not None:
+        value = np.float32(constant) if spec.dtype in FLOATS else np.array(constant).astype(spec.dtype)
+        out[...] = threefry.rounded(np.full(1, value), spec.dtype)[0] if spec.dtype in FLOATS else value
+        return
+    if isinstance(start, Overlay):
+        _fill(start.base, spec, key, region, out)
+        for box, part in start.boxes:
+            common = region.shared(Region(*zip(*box, strict=True)))
+            if common:
+                _fill(part, spec, key, common, out[common.moved(region.start).slices])
+        return
+    for block in blocks(region.shape, math.prod(region.shape) if start.whole else CHUNK):
+        start_at = tuple(a + o for a, o in zip(block.start, region.start, strict=True))
+        place = Region(start_at, tuple(a + n for a, n in zip(start_at, block.shape, strict=True)))
+        values = _values(start, spec, key, place)
+        out[block.slices] = threefry.rounded(values, spec.dtype) if spec.dtype in FLOATS else values
+
+
+def _constant(start: Initializer) -> float | None:
+    if isinstance(start, (Zeros, Ones)):
+        return 0 if isinstance(start, Zeros) else 1
+    return start.value if isinstance(start, Constant) else None
+
+
+def _values(start: Initializer, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:
+    """float32 values of a region."""
+    if isinstance(start, Mixture):
+        choice, words = _words(key, 0, spec.sizes, region), _words(key, 1, spec.sizes, region)
+        values = _elementwise(start.parts[-1][1], words)
+        for threshold, (_, part) in reversed(list(zip(start.thresholds(), start.parts, strict=False))):
+            values = np.where(choice.astype(np.uint64) < threshold, _elementwise(part, words), values)
+        return values
+    if isinstance(start, Custom):
+        return _custom(start, spec, key, region)
+    if isinstance(start, Orthogonal):
+        return _orthogonal(start, spec, key)[region.slices]
+    if isinstance(start, Sparse):
+        return _sparse(start, spec, key, region)
+    if isinstance(start, (Identity, Dirac)):
+        return _delta(start, spec, region)
+    return _elementwise(start, _words(key, 0, spec.sizes, region))
+
+
+def _elementwise(start: Initializer, words: threefry.Words) -> NDArray[np.float32]:
+    if isinstance(start, Uniform):
+        return threefry.uniform(words, start.low, start.high)
+    if isinstance(start, Normal):
+        return threefry.scaled(threefry.normal(words), start.std, start.mean)
+    if isinstance(start, TruncatedNormal):
+        z = threefry.normal(words, threefry.lowest_within(start.cut))
+        return threefry.scaled(z, start.std, start.mean)
+    return np.full(words.shape, _constant(start), np.float32)
+
+
+def _words(key: Key, draw: int, shape: tuple[int, ...], region: Region) -> threefry.Words:
+    """The words of a region: runs along the axes that it holds whole, and the one before them."""
+    sizes, axis = region.shape, len(shape)
+    length = 1
+    while axis and (axis == len(shape) or sizes[axis] == shape[axis]):
+        axis -= 1
+        length *= sizes[axis]
+    strides = np.cumprod([1, *shape[:0:-1]], dtype=np.int64)[::-1] if shape else np.ones(0, np.int64)
+    first = sum(int(a * s) for a, s in zip(region.start, strides, strict=True))
+    starts = np.array([first], np.int64)
+    for size, stride in zip(sizes[:axis], strides[:axis], strict=True):
+        starts = (starts[:, None] + np.arange(size, dtype=np.int64) * stride).reshape(-1)
+    return threefry.runs(key, draw, starts, length).reshape(sizes)
+
+
+class Draw:
+    """Fresh values for one region, as a `Custom` function is given them.
+
+    Attributes:
+        shape: The region's shape, which is the shape to return.
+        region: The region.
+    """
+
+    def __init__(self, key: Key, shape: tuple[int, ...], region: Region) -> None:
+        self.shape, self.region = region.shape, region
+        self._key, self._whole, self._draw = key, shape, 0
+
+    def bits(self) -> threefry.Words:
+        """Uniform 32-bit words; every call is independent of the ones before."""
+        words = _words(self._key, self._draw, self._whole, self.region)
+        self._draw += 1
+        return words
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> NDArray[np.float32]:
+        """Uniform values, `low <= x < high`."""
+        return threefry.uniform(self.bits(), low, high)
+
+    def normal(self, mean: float = 0.0, std: float = 1.0) -> NDArray[np.float32]:
+        """Normal values."""
+        return threefry.scaled(threefry.normal(self.bits()), std, mean)
+
+    def index(self, axis: int) -> NDArray[np.int64]:
+        """Places along `axis` of the region's elements in the whole, of a shape that broadcasts."""
+        axis = range(len(self.shape))[axis]
+        places = np.arange(self.region.start[axis], self.region.stop[axis])
+        return places.reshape([-1 if a == axis else 1 for a in range(len(self.shape))])
+
+
+def _custom(start: Custom, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:
+    values = np.asarray(start.function(Draw(key, spec.sizes, region), spec))
+    if values.shape != region.shape or values.dtype.kind not in "fiub":
+        raise InitializerError(
+            f"{spec.path}: {start} must return numbers of the shape it was asked for.",
+            facts=[f"expected  {region.shape}", f"got       {values.dtype}{values.shape}"],
+            remedy="Return an array of the shape `draw.shape`; it is the shape of a region, not always of the whole.",
+            path=spec.path,
+        )
+    return values.astype(np.float32)
+
+
+def _orthogonal(start: Orthogonal, spec: ParamSpec, key: Key) -> NDArray[np.float32]:
+    shape = spec.sizes
+    lead = spec.axes.count("stack")
+    rows, columns = shape[lead], math.prod(shape[lead + 1 :])
+    z = threefry.normal(_words(key, 0, shape, Region.whole(shape))).astype(np.float64)
+    z = z.reshape(math.prod(shape[:lead]), rows, columns)
+    if rows < columns:
+        z = z.transpose(0, 2, 1)
+    q, r = np.linalg.qr(z)
+    q = q * np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, :]
+    if rows < columns:
+        q = q.transpose(0, 2, 1)
+    return (q * start.gain).astype(np.float32).reshape(shape)
+
+
+def _sparse(start: Sparse, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:
+    """Zeros go where a column's words of draw 1 are smallest; ties to the lower row."""
+    rows, _ = spec.sizes
+    values = threefry.scaled(threefry.normal(_words(key, 0, spec.sizes, region)), start.std, 0.0)
+    tall = Region((0, region.start[1]), (rows, region.stop[1]))
+    order = np.argsort(_words(key, 1, spec.sizes, tall), axis=0, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(rows)[:, None], axis=0)
+    zero = rank[region.start[0] : region.stop[0]] < math.ceil(start.sparsity * rows)
+    return np.where(zero, np.float32(0), values)
+
+
+def _delta(start: Identity | Dirac, spec: ParamSpec, region: Region) -> NDArray[np.float32]:
+    draw = Draw((0, 0, 0, 0), spec.sizes, region)
+    if isinstance(start, Identity):
+        return np.where(draw.index(0) == draw.index(1), np.float32(start.gain), np.float32(0))
+    out, into, *window = spec.sizes
+    channel = draw.index(0) % (out // start.groups)
+    hit = np.logical_and(channel == draw.index(1), channel < min(out // start.groups, into))
+    for axis, size in enumerate(window, 2):
+        hit = np.logical_and(hit, draw.index(axis) == size // 2)
+    return np.broadcast_to(hit, region.shape).astype(np.float32)

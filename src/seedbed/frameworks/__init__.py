@@ -1,0 +1,85 @@
+"""The edge: the only code that imports a framework, and only one the user has imported already.
+
+Each framework is one module (or folder) here with the functions of `Framework`; to add one, write
+it and name it in `NAMES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from seedbed.check import Holder
+from seedbed.errors import ModelError
+from seedbed.initializers import Initializer, Native
+from seedbed.materialize import Destination
+from seedbed.plan import Entry, Plan
+from seedbed.recipe import Recipe
+from seedbed.spec import ParamSpec, Specs
+
+NAMES = ("torch",)
+
+
+class Framework(Protocol):
+    """What a framework's module offers."""
+
+    name: str
+    stateless: bool
+
+    def owns(self, model: Any) -> bool:
+        """Whether `model` is one of this framework's."""
+
+    def owns_values(self, values: Mapping[str, Any]) -> bool:
+        """Whether a mapping holds this framework's arrays."""
+
+    def trace(self, model: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
+        """Every parameter and buffer; sizes settled without arithmetic when there are inputs."""
+
+    def translate(self, native: Native, spec: ParamSpec) -> Initializer:
+        """One of the framework's own initializers as one of ours, for one parameter."""
+
+    def destinations(self, plan: Plan, model: Any, device: Any, *, partly: bool) -> Iterable[tuple[Entry, Destination]]:
+        """Where the plan's values go; memory is made where there is none. Partly: only what is settled."""
+
+    def keep(
+        self, model: Any, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any
+    ) -> None:
+        """Keep the wish, and carry it out at the model's first call."""
+
+    def values(self, model: Any) -> Mapping[str, Holder]:
+        """The arrays of a model or of a mapping, by every path."""
+
+    def apply(self, model: Any, function: Any) -> None:
+        """Call `function` on every layer."""
+
+    def is_native(self, function: Any) -> bool:
+        """Whether a callable is an initializer of the framework's own."""
+
+    def without_memory(self) -> Any:
+        """A context in which models are built without memory."""
+
+
+def loaded() -> list[Framework]:
+    """The frameworks that have been imported; one that has not cannot own a model."""
+    names = [name for name in NAMES if name in sys.modules]
+    return [cast(Framework, importlib.import_module(f"seedbed.frameworks.{name}")) for name in names]
+
+
+def framework_of(model: Any) -> Framework:
+    """The framework that owns a model.
+
+    Raises:
+        ModelError: None does.
+    """
+    for framework in loaded():
+        if framework.owns(model):
+            return framework
+    kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise ModelError(
+        f"A model is needed, got {kind}.",
+        remedy=f"Give an instance of a model: {model.__name__}(...)."
+        if isinstance(model, type)
+        else "Models of these frameworks are known: " + ", ".join(NAMES) + ".",
+    )

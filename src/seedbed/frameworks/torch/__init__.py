@@ -1,0 +1,163 @@
+"""PyTorch: its models traced, its parameters placed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from seedbed.errors import ModelError
+from seedbed.frameworks.torch import capture, layers, lazy, place, shapes
+from seedbed.frameworks.torch.mismatch import plain
+from seedbed.initializers import Initializer, Native
+from seedbed.plan import Entry, Plan
+from seedbed.recipe import Recipe
+from seedbed.spec import ParamSpec, Specs
+
+name = "torch"
+stateless = False
+
+
+def owns(model: Any) -> bool:
+    """Whether `model` is a PyTorch module."""
+    return isinstance(model, nn.Module)
+
+
+def owns_values(values: Mapping[str, Any]) -> bool:
+    """Whether a mapping holds PyTorch tensors."""
+    return any(isinstance(v, torch.Tensor) for v in values.values())
+
+
+def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
+    """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
+    settled = shapes.settle(model, inputs, keywords) if inputs or keywords else None
+    twin = settled.twin if settled else shapes.make_twin(model)
+    owners = _owners(model)
+    starts = capture.starts(twin)
+    params = []
+    modules, became = dict(model.named_modules()), dict(twin.named_modules())
+    for path, aliases in owners.items():
+        prefix, _, leaf = path.rpartition(".")
+        module, after = modules[prefix], became[prefix]
+        tensor = _at(module, leaf)
+        shape = settled.shapes.get(path) if settled else None
+        if shape is None:
+            shape = lazy.before_input(module, leaf) if is_lazy(tensor) else tuple(tensor.shape)
+        kind = after if not is_lazy(tensor) or (settled and path in settled.shapes) else module
+        use = layers.use(kind, leaf, len(shape))
+        cls = lazy.becomes(module)
+        record, origin = starts.get(path, (capture.Record(None), ""))
+        known = None not in shape
+        waits = is_lazy(tensor) and not (settled and path in settled.shapes and known)
+        if waits:
+            origin = f"{cls.__name__}.reset_parameters"
+        if record.unknown and known:
+            origin = f"{origin}: {record.unknown}"
+        is_parameter = isinstance(tensor, nn.Parameter)
+        params.append(
+            ParamSpec(
+                path=path,
+                shape=shape,
+                dtype=plain(tensor.data.dtype if is_lazy(tensor) else tensor.dtype),
+                role=use.role if is_parameter else "buffer",
+                axes=use.axes if is_parameter and len(use.axes) == len(shape) else (),
+                packed=use.packed if is_parameter and len(use.packed) == len(shape) else (),
+                groups=use.groups,
+                layer=cls.__name__,
+                bases=tuple(c.__name__ for c in cls.__mro__[1:] if issubclass(c, nn.Module) and c is not nn.Module),
+                kind="parameter" if is_parameter else "buffer",
+                persistent=leaf not in module._non_persistent_buffers_set,
+                start=None if waits else record.start,
+                origin=origin,
+                aliases=tuple(aliases),
+                lazy=waits,
+                reached=bool(settled.reached & {path, *aliases}) if settled else None,
+                varies=settled.varies.get(path, "") if settled else "",
+            )
+        )
+    return Specs(tuple(params), name, settled.settled if settled else ())
+
+
+def _at(module: nn.Module, leaf: str) -> torch.Tensor:
+    tensor = module._parameters.get(leaf)
+    tensor = module._buffers[leaf] if tensor is None else tensor
+    assert tensor is not None
+    return tensor
+
+
+def _owners(model: nn.Module) -> dict[str, list[str]]:
+    """The first path of each piece of memory, with its other paths and those of views inside it."""
+    tensors: dict[int, torch.Tensor] = {}
+    paths: dict[int, list[str]] = {}
+    for path, tensor in shapes.named_tensors(model):
+        tensors[id(tensor)] = tensor
+        paths.setdefault(id(tensor), []).append(path)
+    storages: dict[int, list[int]] = {}
+    for i, tensor in tensors.items():
+        if not is_lazy(tensor) and tensor.numel():
+            storages.setdefault(tensor.untyped_storage()._cdata, []).append(i)
+    inside: dict[int, int] = {}
+    for members in storages.values():
+        spans = {i: _span(tensors[i]) for i in members}
+        group = sorted(members, key=lambda i: -tensors[i].numel())
+        for n, i in enumerate(group[1:], 1):
+            for j in group[:n]:
+                (a, b), (c, d) = spans[i], spans[j]
+                if j in inside or b <= c or d <= a:
+                    continue
+                if not (c <= a and b <= d and d - c == tensors[j].numel()):
+                    raise ModelError(
+                        f"{paths[i][0]} and {paths[j][0]} overlap in memory, and neither lies inside the other.",
+                        remedy="Give them memory of their own, or make one a view of the other.",
+                    )
+                inside[i] = j
+                break
+    return {
+        paths[i][0]: [*paths[i][1:], *(p for k, j in inside.items() if j == i for p in paths[k])]
+        for i in tensors
+        if i not in inside
+    }
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    first = tensor.storage_offset()
+    return first, first + 1 + sum((n - 1) * s for n, s in zip(tensor.size(), tensor.stride(), strict=True))
+
+
+def translate(native: Native, spec: ParamSpec) -> Initializer:
+    """One of torch's own initializers as ours."""
+    return capture.translate(native, spec)
+
+
+def destinations(plan: Plan, model: nn.Module, device: Any, *, partly: bool) -> list[tuple[Entry, place.Memory]]:
+    """Where the plan's values go, in the model."""
+    return place.destinations(plan, model, torch.device(device) if device is not None else None, partly)
+
+
+def keep(model: nn.Module, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any) -> None:
+    """Keep the wish until the model's first call."""
+    lazy.keep(model, lazy.Wish(recipe, seed, streams, torch.device(device) if device is not None else None))
+
+
+def values(model: Any) -> dict[str, place.Held]:
+    """The arrays of a model or state dict, by every path."""
+    return place.values(shapes.named_tensors(model) if isinstance(model, nn.Module) else model)
+
+
+def apply(model: nn.Module, function: Any) -> None:
+    """The chapters' way: call `function` on every module."""
+    model.apply(function)
+
+
+def is_native(function: Any) -> bool:
+    """Whether a callable is an initializer of torch's own, or a partial of one."""
+    function = getattr(function, "func", function)
+    return getattr(function, "__module__", None) == "torch.nn.init"
+
+
+def without_memory() -> Any:
+    """A context in which models are built on the meta device."""
+    return torch.device("meta")

@@ -1,0 +1,160 @@
+"""Lazy layers: shown before they have sizes, settled in place, and started at the first call.
+
+torch's own lazy layers settle themselves in the first forward, one at a time, and are not safe
+when two threads make that call. Here all are settled at once, behind a lock, to the plan's sizes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import lazy as torch_lazy
+from torch.nn.parameter import UninitializedParameter, is_lazy
+
+from seedbed.errors import UninitializedError
+from seedbed.plan import Plan
+from seedbed.recipe import Recipe
+from seedbed.spec import Shape
+
+STARTING = threading.RLock()
+"""Held while a kept wish is carried out, so that threads that make the first call wait for it."""
+
+REMEDY = (
+    "Give the model inputs, and the values exist:\n"
+    "    seedbed.initialize(model, (batch, features), ...)\n"
+    "or call the model once, which carries out the wish that was kept."
+)
+
+
+def before_input(module: nn.Module, name: str) -> Shape:
+    """The shape of a lazy layer's parameter before any input, with None for what only an input can tell."""
+    if isinstance(module, nn.LazyLinear):
+        return (module.out_features, None) if name == "weight" else (module.out_features,)
+    if isinstance(module, torch_lazy.LazyModuleMixin) and isinstance(module, nn.modules.conv._ConvNd):
+        if name == "bias":
+            return (module.out_channels,)
+        ends = (None, module.out_channels // module.groups) if module.transposed else (module.out_channels, None)
+        return (*ends, *module.kernel_size)
+    return (None,)
+
+
+def becomes(module: nn.Module) -> type[nn.Module]:
+    """The class a lazy layer turns into; any other layer's own."""
+    if isinstance(module, torch_lazy.LazyModuleMixin) and module.cls_to_become is not None:
+        return module.cls_to_become
+    return type(module)
+
+
+class UnstartedParameter(UninitializedParameter):
+    """torch's lazy parameter, with errors that name it."""
+
+    _seedbed_path: str
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        silent = (torch.Tensor.size, torch.Tensor.ndim.__get__, torch.Tensor.T.__get__, torch.Tensor.nbytes.__get__)
+        try:
+            if func not in silent:
+                return super().__torch_function__(func, types, args, kwargs)
+        except ValueError:
+            pass
+        lost = next((a for a in (*args, *(kwargs or {}).values()) if isinstance(a, cls)), None)
+        raise unstarted(getattr(lost, "_seedbed_path", "a parameter"))
+
+    @property
+    def shape(self) -> Any:
+        """Not known yet."""
+        raise unstarted(self._seedbed_path)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> UnstartedParameter:
+        if id(self) not in memo:
+            twin = type(self)(self.requires_grad, self.data.device, self.data.dtype)
+            twin._seedbed_path = self._seedbed_path
+            memo[id(self)] = twin
+        found: UnstartedParameter = memo[id(self)]
+        return found
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As torch's own, so that a pickled model opens where seedbed is not installed."""
+        return UninitializedParameter, (self.requires_grad, self.data.device, self.data.dtype)
+
+
+def unstarted(path: str) -> UninitializedError:
+    """The error of reading what has no value yet."""
+    return UninitializedError(f"{path}: has no value yet, because its size is not settled.", remedy=REMEDY, path=path)
+
+
+def name_parameters(model: nn.Module) -> None:
+    """Let lazy parameters say their path when they are read too early."""
+    for path, parameter in model.named_parameters():
+        if type(parameter) is UninitializedParameter:
+            parameter.__class__ = UnstartedParameter
+            parameter._seedbed_path = path
+
+
+def settle_layers(model: nn.Module, plan: Plan, device: torch.device | None) -> None:
+    """Turn lazy layers into what they become, with memory of the plan's shapes and no values in it."""
+    attributes: Mapping[str, Any] = {s.path: dict(s.attributes) for s in plan.settled}
+    for path, module in model.named_modules():
+        own = [*module._parameters.items(), *module._buffers.items()]
+        for name, tensor in own:
+            if tensor is not None and is_lazy(tensor):
+                spec = plan[f"{path}.{name}" if path else name].spec
+                where = device or (tensor.device if tensor.device.type != "meta" else torch.device("cpu"))
+                tensor.materialize(spec.sizes, device=where)
+        if isinstance(module, torch_lazy.LazyModuleMixin):
+            vars(module).update(attributes.get(path, {}))
+            for handle in ("_initialize_hook", "_load_hook"):
+                if hasattr(module, handle):
+                    getattr(module, handle).remove()
+                    delattr(module, handle)
+            module.__class__ = becomes(module)
+
+
+@dataclass(eq=False)
+class Wish:
+    """A start asked for before the sizes are known: a hook that carries it out at the first call."""
+
+    recipe: Recipe | None
+    seed: int
+    streams: Mapping[str, str] | None
+    device: torch.device | None
+    handle: Any = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with STARTING:
+            if self.handle is None:
+                return
+            from seedbed import verbs
+
+            verbs.start(module, args, kwargs, self.recipe, self.seed, self.streams, device=self.device)
+            self.drop()
+
+    def drop(self) -> None:
+        """Forget the wish."""
+        if self.handle is not None:
+            self.handle.remove()
+            self.handle = None
+
+
+def keep(model: nn.Module, wish: Wish) -> None:
+    """Keep a wish until the model's first call; the last one asked for is the one carried out."""
+    with STARTING:
+        forget(model)
+        if isinstance(model, torch_lazy.LazyModuleMixin) and hasattr(model, "_initialize_hook"):
+            # torch's hook on the model itself would run after ours, on a layer that is lazy no more.
+            model._initialize_hook.remove()
+        wish.handle = model.register_forward_pre_hook(wish, prepend=True, with_kwargs=True)
+        name_parameters(model)
+
+
+def forget(model: nn.Module) -> None:
+    """Drop the wish a model keeps, if it keeps one."""
+    for hook in list(model._forward_pre_hooks.values()):
+        if isinstance(hook, Wish):
+            hook.drop()

@@ -1,0 +1,142 @@
+"""What a failed dry run means: which layer, what it expected, what it got, and from whom."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.rnn import RNNBase
+from torch.nn.parameter import is_lazy
+
+from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError
+
+if TYPE_CHECKING:
+    from seedbed.frameworks.torch.shapes import Call, DryRun
+
+READS_VALUES = ("cannot be called on meta tensors", "aten::_local_scalar_dense", "aten::nonzero", "meta tensors cannot")
+
+
+def explain(error: Exception, run: DryRun) -> SeedbedError:
+    """The error that says what went wrong in a dry run."""
+    place = where(error)
+    call = run.calls[-1] if run.calls else None
+    path = call.path if call else ""
+    name = f"{path or 'the model'}: {type(call.module).__name__}" if call else "the model"
+    said = str(error).strip().split("\n")[0]
+    if isinstance(error, NotImplementedError) or any(mark in str(error) for mark in READS_VALUES):
+        return ModelError(
+            f"{name} reads a value, and a dry run has none.",
+            facts=[f"at    {place}", f"said  {said}"],
+            remedy="Give the sizes of its lazy layers, or take the value from a shape instead.",
+            path=path,
+        )
+    tensors = [t for t in call.inputs if isinstance(t, torch.Tensor)] if call else []
+    if call and tensors:
+        maker = run.maker(tensors[0])
+        source = f"{maker} ({type(run.twin.get_submodule(maker)).__name__})" if maker else "the model's input"
+        wanted = wanted_dtype(call, tensors[0])
+        if wanted:
+            return InputError(
+                f"{name} expects {wanted} values, got {plain(tensors[0].dtype)}.",
+                facts=[
+                    f"expected  {wanted}",
+                    f"got       {plain(tensors[0].dtype)}{shape(tensors[0])}",
+                    f"from      {source}",
+                ],
+                remedy="Say what the input holds, such as Input(shape, 'int64').",
+                path=path,
+            )
+        expected = wanted_shape(call.module)
+        if expected and not fits(call.module, tensors[0]):
+            return ShapeError(
+                f"{name} expects {expected[0]}, got {shape(tensors[0])}.",
+                facts=[
+                    f"expected  {expected[1]}",
+                    f"got       {shape(tensors[0])}",
+                    f"from      {source}",
+                ],
+                remedy="Let the two sizes agree, or leave this one open: a lazy layer takes it from its input.",
+                path=path,
+                expected=expected[1],
+                got=tuple(tensors[0].shape),
+                source=maker,
+            )
+    facts = [f"at    {place}", f"said  {type(error).__name__}: {said}"]
+    for t in tensors:
+        maker = run.maker(t)
+        facts.append(f"got   {plain(t.dtype)}{shape(t)} from {maker or 'the input of the model'}")
+    return ShapeError(
+        f"{name} cannot be run on these inputs.",
+        facts=facts,
+        remedy="Give inputs of the shapes and dtypes that the model's forward takes.",
+        path=path,
+        source="",
+    )
+
+
+def where(error: BaseException) -> str:
+    """File and line of the last of the model's own frames."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = ("/torch/", "/seedbed/frameworks/")
+    own = [f for f in frames if not any(part in f.filename.replace("\\", "/") for part in inside)]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+
+
+def wanted_dtype(call: Call, tensor: torch.Tensor) -> str:
+    """The dtype a layer needs and did not get."""
+    if isinstance(call.module, (nn.Embedding, nn.EmbeddingBag)):
+        return "int64" if tensor.dtype not in (torch.int64, torch.int32) else ""
+    own = next((p for p in call.module.parameters(recurse=False) if not is_lazy(p)), None)
+    if own is None or any(call.module.children()) or own.dtype == tensor.dtype:
+        return ""
+    return plain(own.dtype) if own.dtype.is_floating_point else ""
+
+
+def wanted_shape(module: nn.Module) -> tuple[str, str] | None:
+    """What a layer takes: in words, and as a shape."""
+    if isinstance(module, nn.Linear):
+        return f"inputs of {module.in_features} features", f"(..., {module.in_features})"
+    if isinstance(module, _ConvNd):
+        window = ", ".join("*" for _ in module.kernel_size)
+        return f"inputs of {module.in_channels} channels", f"(batch, {module.in_channels}, {window})"
+    if isinstance(module, _NormBase):
+        return f"inputs of {module.num_features} features", f"(batch, {module.num_features}, ...)"
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        sizes = ", ".join(map(str, module.normalized_shape))
+        return f"inputs that end in ({sizes})", f"(..., {sizes})"
+    if isinstance(module, RNNBase):
+        return f"inputs of {module.input_size} features", f"(..., {module.input_size})"
+    if isinstance(module, nn.MultiheadAttention):
+        return f"queries of {module.embed_dim} features", f"(..., {module.embed_dim})"
+    return None
+
+
+def fits(module: nn.Module, tensor: torch.Tensor) -> bool:
+    """Whether a layer takes a tensor of this shape."""
+    sizes: tuple[Any, ...] = tuple(tensor.shape)
+    if isinstance(module, _ConvNd):
+        rank = len(module.kernel_size) + 1
+        return len(sizes) in (rank, rank + 1) and sizes[-rank] == module.in_channels
+    if isinstance(module, _NormBase):
+        return len(sizes) > 1 and sizes[1] == module.num_features
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return sizes[-len(module.normalized_shape) :] == tuple(module.normalized_shape)
+    last = module.in_features if isinstance(module, nn.Linear) else getattr(module, "input_size", None)
+    last = module.embed_dim if isinstance(module, nn.MultiheadAttention) else last
+    return bool(sizes) and sizes[-1] == last
+
+
+def plain(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def shape(tensor: torch.Tensor) -> str:
+    """A tensor's shape as it is printed."""
+    return str(tuple(tensor.shape))

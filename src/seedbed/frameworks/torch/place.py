@@ -1,0 +1,159 @@
+"""Where a plan's values go: the memory of PyTorch parameters, which stay the same objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from seedbed.errors import PlanError, UninitializedError, shown
+from seedbed.fill import Region, storage_dtype
+from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted
+from seedbed.frameworks.torch.mismatch import plain
+from seedbed.frameworks.torch.shapes import named_tensors
+from seedbed.plan import Entry, Plan
+
+BITS = {"uint8": torch.uint8, "uint16": torch.uint16}
+
+
+class Memory:
+    """The memory of one tensor: its own where NumPy can reach it, copied to otherwise."""
+
+    def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
+        self.tensor, self.dtype = tensor.detach(), dtype
+        self.direct = view_of(self.tensor, dtype) if tensor.device.type == "cpu" else None
+
+    def block(self, region: Region) -> NDArray[Any]:
+        """The region of the tensor's memory, or room to fill it in."""
+        if self.direct is None:
+            return np.empty(region.shape, storage_dtype(self.dtype))
+        return self.direct[region.slices] if region.start else self.direct
+
+    def done(self, region: Region, values: NDArray[Any]) -> None:
+        """Copy to the device, where the memory was not filled itself."""
+        if self.direct is None:
+            made = torch.from_numpy(values)
+            made = made.view(self.tensor.dtype) if made.dtype != self.tensor.dtype else made
+            self.tensor[region.slices].copy_(made)
+
+
+def view_of(tensor: torch.Tensor, dtype: str) -> NDArray[Any]:
+    """A CPU tensor's memory as NumPy sees it."""
+    held = str(storage_dtype(dtype))
+    return (tensor if held == dtype else tensor.view(BITS[held])).numpy()
+
+
+def destinations(plan: Plan, model: nn.Module, device: torch.device | None, partly: bool) -> list[tuple[Entry, Memory]]:
+    """Make room for every parameter and buffer of a plan, and say where it is.
+
+    Lazy layers are settled, parameters on the meta device get memory; all stay the same objects, ties
+    and views included. Partly: only what is settled, and lazy layers stay as they are.
+
+    Raises:
+        PlanError: The plan is for another model; every difference is listed.
+    """
+    with STARTING:
+        tensors = dict(named_tensors(model))
+        _fit(plan, tensors)
+        if not partly:
+            plan.require_known()
+            forget(model)
+            settle_layers(model, plan, device)
+            tensors = dict(named_tensors(model))
+        jobs = []
+        for entry in plan:
+            if not entry.spec.known:
+                continue
+            tensor = tensors[entry.spec.path]
+            if tensor.is_meta:
+                _allocate(entry, tensors, device or torch.device("cpu"))
+            if not entry.kept:
+                jobs.append((entry, Memory(tensor, entry.spec.dtype)))
+        return jobs
+
+
+def _fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
+    planned = {path: e.spec for e in plan for path in e.spec.paths}
+    rows = [f"{p}  only in the plan" for p in planned if p not in tensors]
+    rows += [f"{p}  only in the model" for p in tensors if p not in planned]
+    homeless = []
+    for entry in plan:
+        spec, tensor = entry.spec, tensors.get(entry.spec.path)
+        if tensor is None:
+            continue
+        if not is_lazy(tensor) and spec.known and tuple(tensor.shape) != spec.sizes:
+            rows.append(f"{spec.path}  planned {spec.shown_shape}, has {tuple(tensor.shape)}")
+        got = plain(tensor.data.dtype if is_lazy(tensor) else tensor.dtype)
+        if got != spec.dtype:
+            rows.append(f"{spec.path}  planned {spec.dtype}, has {got}")
+        if entry.kept and (is_lazy(tensor) or tensor.is_meta):
+            homeless.append(f"{spec.path}  {spec.dtype}{spec.shown_shape}  {spec.origin or 'start unknown'}")
+    if rows:
+        raise PlanError(
+            f"The plan does not fit the model: {len(rows)} of its parameters differ.",
+            facts=shown(rows),
+            remedy="Make the plan from this model, after its dtype and layers are final.",
+        )
+    if homeless:
+        raise PlanError(
+            f"{homeless[0].split('  ')[0]}: the plan keeps its values, and it has none: it was built without memory.",
+            facts=shown(homeless),
+            remedy="Give it a rule, or build the model with memory, where its constructor computes it.",
+        )
+
+
+def _allocate(entry: Entry, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Memory for a parameter on the meta device, and for the tensors that are views of it."""
+    owner = tensors[entry.spec.path]
+    real = torch.empty_strided(owner.size(), owner.stride(), dtype=owner.dtype, device=device)
+    views = {id(t): t for p in entry.spec.aliases if (t := tensors[p]) is not owner}
+    places = {i: (t.size(), t.stride(), t.storage_offset() - owner.storage_offset()) for i, t in views.items()}
+    become(owner, real)
+    for i, view in views.items():
+        become(view, torch.as_strided(owner.detach(), *places[i]))
+
+
+def become(tensor: torch.Tensor, real: torch.Tensor) -> None:
+    """Give a tensor memory; it stays the same object, with its class and attributes."""
+    if type(tensor) is not torch.Tensor:
+        made = torch.Tensor._make_subclass(type(tensor), real, tensor.requires_grad)
+        made.__dict__.update(tensor.__dict__)
+        real = made
+    torch.utils.swap_tensors(tensor, real)
+
+
+class Held(NamedTuple):
+    """A tensor's values on the CPU, with the name of its dtype."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    array: NDArray[Any]
+
+
+def values(tensors: Mapping[str, torch.Tensor] | Iterator[tuple[str, torch.Tensor]]) -> dict[str, Held]:
+    """Every array of a model or state dict, where it is when it is on the CPU.
+
+    Raises:
+        UninitializedError: Some have no values yet.
+    """
+    tensors = dict(tensors)
+    for path, tensor in tensors.items():
+        if is_lazy(tensor):
+            raise unstarted(path)
+        if tensor.is_meta:
+            raise UninitializedError(
+                f"{path}: has no value yet; it is on the meta device.",
+                remedy="Start the model first:\n    seedbed.initialize(model, ...)",
+                path=path,
+            )
+    found = {}
+    for path, tensor in tensors.items():
+        dtype = plain(tensor.dtype)
+        there = tensor.detach().cpu().resolve_conj().resolve_neg()
+        found[path] = Held(dtype, tuple(tensor.shape), view_of(there, dtype))
+    return found

@@ -1,0 +1,131 @@
+"""Stage 1: the vocabulary. How one parameter may start.
+
+An initializer is configuration and nothing else: frozen, keyword-only, equal when its arguments
+are, written to JSON and read back. `resolve(spec)` turns one that depends on fans into one that
+does not; the numbers themselves are made by `seedbed.fill`.
+
+`std` is that of the normal before any cut, as every framework has it; `cut` is in standard
+deviations; `VarianceScaling` alone promises the spread of the values produced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seedbed.errors import RecipeError, nearest
+from seedbed.initializers.choices import Box, Keep, Native, Overlay
+from seedbed.initializers.elementwise import (
+    Constant,
+    Custom,
+    Mixture,
+    Normal,
+    Ones,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+)
+from seedbed.initializers.initializer import Fan, Initializer
+from seedbed.initializers.matrices import Dirac, Identity, Orthogonal, Sparse
+from seedbed.initializers.scaled import (
+    HeNormal,
+    HeUniform,
+    LecunNormal,
+    LecunUniform,
+    VarianceScaling,
+    XavierNormal,
+    XavierUniform,
+    gain,
+)
+
+__all__ = [
+    "Box",
+    "Constant",
+    "Custom",
+    "Dirac",
+    "Fan",
+    "HeNormal",
+    "HeUniform",
+    "Identity",
+    "Initializer",
+    "Keep",
+    "LecunNormal",
+    "LecunUniform",
+    "Mixture",
+    "Native",
+    "Normal",
+    "Ones",
+    "Orthogonal",
+    "Overlay",
+    "Sparse",
+    "TruncatedNormal",
+    "Uniform",
+    "VarianceScaling",
+    "XavierNormal",
+    "XavierUniform",
+    "Zeros",
+    "from_dict",
+    "gain",
+]
+
+ALL = (
+    Zeros, Ones, Constant, Uniform, Normal, TruncatedNormal, VarianceScaling, XavierUniform, XavierNormal,
+    HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac, Sparse, Mixture, Keep, Overlay,
+)  # fmt: skip
+BY_NAME: Mapping[str, type[Initializer]] = {cls.__name__: cls for cls in ALL}
+
+
+def from_dict(data: object) -> Initializer:
+    """An initializer from plain data; a bare name stands for one without arguments.
+
+    Raises:
+        RecipeError: The name or an argument's name is unknown; the nearest are offered.
+        InitializerError: An argument is out of range.
+
+    Example:
+        >>> from_dict({"name": "Normal", "std": 0.02}), from_dict("HeNormal")
+        (Normal(std=0.02), HeNormal())
+    """
+    data = {"name": data} if isinstance(data, str) else data
+    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
+        raise RecipeError(f"An initializer must be a name, or a table with a name, got {data!r}.")
+    name, arguments = data["name"], {k: v for k, v in data.items() if k != "name"}
+    if name == "Custom":
+        raise RecipeError(
+            f"Custom({arguments.get('function', '')}): a function cannot be read from a file.",
+            remedy="Give the recipe in Python, where the function is.",
+        )
+    if name not in BY_NAME:
+        raise RecipeError(f"Unknown initializer {name!r}.", remedy=nearest(name, BY_NAME), name=name)
+    cls = BY_NAME[name]
+    known = [f.name for f in dataclasses.fields(cls)]
+    for argument in arguments:
+        if argument not in known:
+            raise RecipeError(f"{name} has no argument {argument!r}.", remedy=nearest(argument, known))
+    if cls is Mixture:
+        arguments["parts"] = [(_entry(p, "probability"), from_dict(_entry(p, "initializer"))) for p in _list(arguments)]
+    if cls is Overlay:
+        boxes = arguments.get("boxes", ())
+        pairs = ((tuple(tuple(side) for side in _entry(b, "box")), from_dict(_entry(b, "initializer"))) for b in boxes)
+        arguments = {"base": from_dict(arguments.get("base")), "boxes": tuple(pairs)}
+    try:
+        return cls(**arguments)
+    except TypeError:
+        missing = [
+            f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in arguments
+        ]
+        raise RecipeError(f"{name} needs {' and '.join(f'`{m}`' for m in missing)}.") from None
+
+
+def _list(arguments: Mapping[str, Any]) -> Sequence[Any]:
+    parts = arguments.get("parts")
+    if not isinstance(parts, Sequence) or isinstance(parts, str):
+        raise RecipeError(f"Mixture: `parts` must be a list of tables, got {parts!r}.")
+    return parts
+
+
+def _entry(data: object, name: str) -> Any:
+    if not isinstance(data, Mapping) or name not in data:
+        raise RecipeError(f"Each part must be a table with `{name}` and `initializer`, got {data!r}.")
+    return data[name]

@@ -1,0 +1,10 @@
+"""Stage 4: what will happen. Specs and a recipe become a plan; nothing is allocated, nothing is drawn.
+
+A plan is data: equal plans give equal bits. The stream of a parameter is the name its numbers are
+keyed by; it is the path, unless the user maps it.
+"""
+
+from seedbed.plan.decide import Translate, decide
+from seedbed.plan.entries import VERSION, Difference, Entry, Key, Plan, key
+
+__all__ = ["VERSION", "Difference", "Entry", "Key", "Plan", "Translate", "decide", "key"]

@@ -1,0 +1,217 @@
+"""How a recipe becomes a plan: which rule sets each parameter, and what can be wrong with that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from seedbed.errors import (
+    FanError,
+    InitializerError,
+    PlanError,
+    SeedbedError,
+    UnmatchedError,
+    UnusedRuleError,
+    columns,
+    count,
+    shown,
+)
+from seedbed.initializers import (
+    Constant,
+    Dirac,
+    Identity,
+    Initializer,
+    Keep,
+    Native,
+    Ones,
+    Orthogonal,
+    Overlay,
+    Sparse,
+    Zeros,
+)
+from seedbed.plan.entries import Entry, Key, Plan
+from seedbed.recipe import Recipe, Rule
+from seedbed.spec import FLOATS, ParamSpec, Specs
+
+Translate = Callable[[Native, ParamSpec], Initializer]
+
+
+def decide(
+    specs: Specs,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    streams: Mapping[str, str] | None = None,
+    translate: Translate | None = None,
+) -> Plan:
+    """Which rule sets each parameter, and what it then becomes.
+
+    Buffers start as their framework starts them, unless a rule says `role="buffer"`.
+
+    Args:
+        specs: What exists.
+        recipe: The rules; `None` starts everything as its framework does.
+        seed: From 0 to 2**64 - 1.
+        streams: Names for the streams of some paths, in place of the paths.
+        translate: Turns a framework's own initializer into one of ours, for one parameter.
+
+    Raises:
+        UnmatchedError: Parameters that no rule matches; all are listed.
+        UnusedRuleError: Rules that decide nothing and are not optional.
+        FanError: An initializer needs a fan that axes without roles do not give.
+        InitializerError: An initializer does not suit a parameter's shape or dtype.
+        PlanError: The seed is out of range, or two parameters have one stream.
+
+    Example:
+        >>> from seedbed.initializers import Normal, Ones, Zeros
+        >>> specs = Specs((ParamSpec(path="h.0.ln.weight", shape=(8,)), ParamSpec(path="h.0.ln.bias", shape=(8,))))
+        >>> plan = decide(specs, Recipe.of({"*.bias": Zeros(), "*.ln.*": Ones()}))
+        >>> [(e.spec.path, e.start) for e in plan]
+        [('h.0.ln.weight', Ones()), ('h.0.ln.bias', Zeros())]
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise PlanError(f"seed: must be a whole number from 0 to 2**64 - 1, got {seed!r}.")
+    streams = dict(streams or {})
+    for path in streams:
+        if not any(path in s.paths for s in specs):
+            raise PlanError(f"streams: {path!r} is not a parameter of the model.", path=path)
+    entries, failures = [], []
+    for spec, rule in _match(specs, recipe):
+        number = recipe.rules.index(rule) + 1 if rule and recipe else 0
+        asked = rule.initializer if rule else Keep()
+        stream = next((streams[p] for p in spec.paths if p in streams), spec.path)
+        try:
+            if isinstance(asked, Native):
+                asked = _translated(asked, spec, translate)
+            start = _start(asked, spec)
+        except SeedbedError as error:
+            failures.append((spec, error))
+            continue
+        origin = spec.origin or "as constructed"
+        why = f"rule {number}: {rule.where}" if rule and asked != Keep() else origin
+        entries.append(Entry(spec=spec, initializer=asked, start=start, why=why, stream=stream, seed=seed))
+    _raise_all(failures)
+    _distinct(entries)
+    return Plan(tuple(entries), seed, recipe.name if recipe else "", specs.framework, specs.settled)
+
+
+def _translated(asked: Native, spec: ParamSpec, translate: Translate | None) -> Initializer:
+    if translate is None:
+        raise PlanError(f"{spec.path}: {asked.name} belongs to a framework, and these specs to none.")
+    return translate(asked, spec) if spec.known else Keep()
+
+
+def _match(specs: Specs, recipe: Recipe | None) -> list[tuple[ParamSpec, Rule | None]]:
+    if recipe is None:
+        return [(s, None) for s in specs]
+    pairs = [(s, next((r for r in recipe if r.where.matches(s)), None)) for s in specs]
+    lost = [s for s, rule in pairs if rule is None and s.kind == "parameter"]
+    wins = [sum(r is rule for _, r in pairs) for rule in recipe]
+    if lost:
+        raise UnmatchedError(
+            f"recipe {recipe.name!r}: {len(lost)} of {count(len(specs), 'parameter')} match no rule."
+            if len(lost) > 1
+            else f"{lost[0].path}: matches no rule of recipe {recipe.name!r}.",
+            facts=[
+                *columns([(s.path, f"{s.dtype}{s.shown_shape}", s.layer) for s in lost]),
+                "",
+                "The rules, in the order tried:",
+                *_tried(recipe, wins),
+            ],
+            remedy=(
+                f"Add a rule for each, such as Rule({lost[0].path!r}, ...), or end the recipe with a catch-all:\n"
+                "    Rule('*', Keep())             # as the framework starts it\n"
+                "    Rule('*', Keep(values=True))  # the values that are there now"
+            ),
+            paths=tuple(s.path for s in lost),
+        )
+    idle = [r for r, won in zip(recipe, wins, strict=True) if not won and not r.optional]
+    if idle:
+        raise UnusedRuleError(
+            f"recipe {recipe.name!r}: {count(len(idle), 'rule')} decided no parameter.",
+            facts=[*_tried(recipe, wins), "", "The first parameters:", *shown([s.path for s in specs])],
+            remedy="Correct the rule, move it above the one that takes its parameters, or give it optional=True.",
+            rules=tuple(idle),
+        )
+    return pairs
+
+
+def _tried(recipe: Recipe, wins: Sequence[int]) -> list[str]:
+    rows = [
+        (n, rule.where, rule.initializer, f"decided {won}", "" if won or rule.optional else "<- nothing")
+        for n, (rule, won) in enumerate(zip(recipe, wins, strict=True), 1)
+    ]
+    return columns(rows)
+
+
+def _start(asked: Initializer, spec: ParamSpec) -> Initializer | None:
+    if asked == Keep():
+        if spec.start is None:
+            return None if spec.lazy or not spec.known else Keep(values=True)
+        asked = spec.start
+    if isinstance(asked, Keep):
+        return asked
+    start = asked.resolve(spec)
+    if start is not None:
+        suits(start, spec)
+    return start
+
+
+def suits(start: Initializer, spec: ParamSpec) -> None:
+    """Raise `InitializerError` when `start` cannot fill a parameter of this shape or dtype."""
+    rank = len(spec.shape)
+    what = ""
+    exact = (Zeros, Ones, Constant, Identity, Dirac)
+    parts = [start.base, *(i for _, i in start.boxes)] if isinstance(start, Overlay) else [start]
+    whole = isinstance(start, Constant) and float(start.value).is_integer()
+    if spec.dtype not in FLOATS and not all(isinstance(p, exact) for p in parts):
+        what = f"fills floating-point parameters, and this one is {spec.dtype}"
+    elif spec.dtype not in FLOATS and isinstance(start, Constant) and not whole:
+        what = f"is not a whole number, and this one is {spec.dtype}"
+    elif isinstance(start, Orthogonal) and rank - spec.axes.count("stack") < 2:
+        what = "needs two axes or more"
+    elif isinstance(start, (Identity, Sparse)) and rank != 2:
+        what = "needs two axes"
+    elif isinstance(start, Dirac) and not 3 <= rank <= 5:
+        what = "needs three to five axes"
+    elif isinstance(start, Dirac) and spec.shape[0] is not None and spec.shape[0] % start.groups:
+        what = "needs a number of outputs that its groups divide"
+    if what:
+        raise InitializerError(
+            f"{spec.path}: {start} {what}.",
+            facts=[f"shape  {spec.shown_shape}", f"dtype  {spec.dtype}", f"layer  {spec.layer or '?'}"],
+            path=spec.path,
+        )
+
+
+def _raise_all(failures: Sequence[tuple[ParamSpec, SeedbedError]]) -> None:
+    if not failures:
+        return
+    first = failures[0][1]
+    if len(failures) == 1:
+        raise first
+    remedy = ""
+    if all(isinstance(e, FanError) for _, e in failures):
+        remedy = (
+            "Give roles to their axes with specs.label(path, axes=(...)), let a rule take only what has fans, such as\n"
+            "    Rule(Where(role='weight'), ...)\n"
+            "or choose an initializer that needs no fan, such as Normal(std=...)."
+        )
+    raise type(first)(
+        f"{len(failures)} parameters cannot be started as the recipe asks.",
+        facts=shown([e.sentence for _, e in failures]),
+        remedy=remedy,
+        paths=tuple(s.path for s, _ in failures),
+    )
+
+
+def _distinct(entries: Sequence[Entry]) -> None:
+    seen: dict[Key, Entry] = {}
+    for entry in entries:
+        other = seen.setdefault(entry.key, entry)
+        if other is not entry:
+            raise PlanError(
+                f"{entry.spec.path} and {other.spec.path} have one stream, and would start with equal numbers.",
+                facts=[f"stream  {entry.stream}", f"stream  {other.stream}"],
+                remedy="Give each its own name in streams={path: name}.",
+                paths=(other.spec.path, entry.spec.path),
+            )

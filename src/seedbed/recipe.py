@@ -1,0 +1,235 @@
+"""Stage 3: what we want. Ordered rules from parameters to initializers; the first match wins."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from seedbed.errors import RecipeError, nearest
+from seedbed.initializers import Initializer, Native, from_dict
+from seedbed.spec import ROLES, ParamSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Which parameters: all the conditions given must hold.
+
+    Args:
+        path: A glob over the whole path; `*` also crosses dots.
+        layer: Name of the layer's class, or of one it extends.
+        role: One of the roles of `ParamSpec`. Buffers are matched only by `role="buffer"`.
+
+    Raises:
+        RecipeError: No condition is given, or the role is unknown.
+
+    Example:
+        >>> where = Where(layer="Linear", role="weight")
+        >>> where.matches(ParamSpec(path="head.weight", shape=(2, 3), role="weight", layer="Linear"))
+        True
+        >>> print(where)
+        layer=Linear role=weight
+    """
+
+    path: str | None = None
+    layer: str | None = None
+    role: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.layer is None and self.role is None:
+            raise RecipeError("Where: at least one of `path`, `layer` and `role` must be given.")
+        if self.role is not None and self.role not in ROLES:
+            raise RecipeError(f"Where: unknown role {self.role!r}.", remedy=nearest(self.role, ROLES))
+
+    def matches(self, spec: ParamSpec) -> bool:
+        """Whether every condition holds; any of a tied parameter's paths will do."""
+        if spec.kind == "buffer" and self.role != "buffer":
+            return False
+        return (
+            (self.path is None or any(fnmatch.fnmatchcase(p, self.path) for p in spec.paths))
+            and (self.layer is None or self.layer == spec.layer or self.layer in spec.bases)
+            and (self.role is None or self.role == spec.role)
+        )
+
+    def __str__(self) -> str:
+        named = [f"{n}={v}" for n, v in (("layer", self.layer), ("role", self.role)) if v is not None]
+        return " ".join(([repr(self.path)] if self.path is not None else []) + named)
+
+
+WhereLike = Union[Where, str, type]
+InitializerLike = Union[Initializer, Callable[..., Any]]
+
+
+@dataclass(frozen=True, init=False)
+class Rule:
+    """One `where -> initializer`.
+
+    Args:
+        where: A `Where`, a glob over the path, or a layer's class.
+        initializer: One of seedbed's, or the framework's own function.
+        optional: Whether the rule may match nothing.
+
+    Example:
+        >>> from seedbed.initializers import Zeros
+        >>> print(Rule("*.bias", Zeros()))
+        '*.bias' -> Zeros()
+    """
+
+    where: Where
+    initializer: Initializer
+    optional: bool = False
+
+    def __init__(self, where: WhereLike, initializer: InitializerLike, optional: bool = False) -> None:
+        if isinstance(where, str):
+            where = Where(path=where)
+        elif isinstance(where, type):
+            where = Where(layer=where.__name__)
+        elif not isinstance(where, Where):
+            raise RecipeError(
+                f"A rule's `where` must be a glob, a layer's class or a Where, got {type(where).__name__}."
+            )
+        if isinstance(initializer, type) and issubclass(initializer, Initializer):
+            raise RecipeError(f"{where}: {initializer.__name__} is a class; write {initializer.__name__}(...).")
+        if not isinstance(initializer, Initializer):
+            if not callable(initializer):
+                raise RecipeError(f"{where}: an initializer is needed, got {initializer!r}.")
+            initializer = Native(function=initializer)
+        object.__setattr__(self, "where", where)
+        object.__setattr__(self, "initializer", initializer)
+        object.__setattr__(self, "optional", optional)
+
+    def __str__(self) -> str:
+        return f"{self.where} -> {self.initializer}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, read back by `from_dict`."""
+        data: dict[str, Any] = {k: v for k, v in vars(self.where).items() if v is not None}
+        start = self.initializer.to_dict()
+        data["initializer"] = start["name"] if len(start) == 1 else start
+        return {**data, "optional": True} if self.optional else data
+
+    @classmethod
+    def from_dict(cls, data: object) -> Rule:
+        """The inverse of `to_dict`, strict: an unknown key is an error."""
+        if not isinstance(data, Mapping) or "initializer" not in data:
+            raise RecipeError(f"A rule must be a table with an `initializer`, got {data!r}.")
+        known = ["path", "layer", "role", "initializer", "optional"]
+        for key, value in data.items():
+            if key not in known:
+                raise RecipeError(f"A rule has no key {key!r}.", remedy=nearest(key, known))
+            wanted = bool if key == "optional" else str
+            if key != "initializer" and not isinstance(value, wanted):
+                raise RecipeError(f"A rule's `{key}` must be a {wanted.__name__}, got {value!r}.")
+        where = Where(**{k: data[k] for k in ("path", "layer", "role") if k in data})
+        return cls(where, from_dict(data["initializer"]), data.get("optional", False))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Rules in the order they are tried, with a name.
+
+    Args:
+        rules: The first that matches a parameter decides it.
+        name: Shown in plans and errors.
+
+    Example:
+        >>> from seedbed.initializers import Normal, Zeros
+        >>> recipe = Recipe((Rule("*.bias", Zeros()), Rule("*", Normal(std=0.02))), name="mine")
+        >>> Recipe.from_toml(recipe.to_toml()) == recipe == Recipe.from_json(recipe.to_json())
+        True
+    """
+
+    rules: tuple[Rule, ...]
+    name: str = "recipe"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+        for number, rule in enumerate(self.rules, 1):
+            if not isinstance(rule, Rule):
+                raise RecipeError(f"recipe {self.name!r}: rule {number} must be a Rule, got {rule!r}.")
+        if not self.rules:
+            raise RecipeError(f"recipe {self.name!r} has no rules.")
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self.rules)
+
+    @classmethod
+    def of(cls, value: Recipe | InitializerLike | Mapping[WhereLike, InitializerLike]) -> Recipe:
+        """A recipe from one initializer for every parameter, or from a mapping of rules.
+
+        Example:
+            >>> from seedbed.initializers import Ones
+            >>> Recipe.of(Ones()) == Recipe.of({"*": Ones()})
+            True
+        """
+        if isinstance(value, Recipe):
+            return value
+        if isinstance(value, Mapping):
+            return cls(tuple(Rule(where, start) for where, start in value.items()))
+        if isinstance(value, Initializer) or callable(value):
+            return cls((Rule("*", value),))
+        raise RecipeError(
+            f"A recipe cannot be made from {type(value).__name__}.",
+            remedy="Give a Recipe, a name, one initializer, a mapping {pattern: initializer}, or a path to a TOML file.",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, read back by `from_dict`."""
+        return {"name": self.name, "rule": [rule.to_dict() for rule in self.rules]}
+
+    @classmethod
+    def from_dict(cls, data: object, *, source: str = "recipe") -> Recipe:
+        """The inverse of `to_dict`, strict: an unknown key is an error."""
+        if not isinstance(data, Mapping):
+            raise RecipeError(f"{source}: a recipe must be a table with [[rule]] entries.")
+        for key in data:
+            if key not in ("name", "rule"):
+                raise RecipeError(f"{source}: a recipe has no key {key!r}.", remedy=nearest(key, ("name", "rule")))
+        rules = data.get("rule")
+        if not isinstance(rules, list) or not rules:
+            raise RecipeError(f"{source}: a recipe needs at least one [[rule]].")
+        made = []
+        for number, rule in enumerate(rules, 1):
+            try:
+                made.append(Rule.from_dict(rule))
+            except ValueError as error:  # RecipeError or InitializerError; the number is added here, once
+                raise type(error)(f"{source}: rule {number}: {error}") from None
+        return cls(tuple(made), str(data.get("name", "recipe")))
+
+    def to_json(self) -> str:
+        """JSON text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "recipe") -> Recipe:
+        """The inverse of `to_json`."""
+        try:
+            return cls.from_dict(json.loads(text), source=source)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"{source}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}.") from None
+
+    def to_toml(self) -> str:
+        """TOML text, one [[rule]] table a rule."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_toml(cls, text: str, *, source: str = "recipe") -> Recipe:
+        """The inverse of `to_toml`; a syntax error names line and column."""
+        import sys
+
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+        try:
+            return cls.from_dict(tomllib.loads(text), source=source)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{source}: not valid TOML: {error}.") from None
+
+    def __str__(self) -> str:
+        rows = [f"{n:>3}  {rule}{'  (optional)' if rule.optional else ''}" for n, rule in enumerate(self.rules, 1)]
+        return "\n".join([f"recipe {self.name!r}", *rows])

@@ -1,0 +1,1 @@
+"""Plans, findings and progress as people see them. Reports decide nothing."""
