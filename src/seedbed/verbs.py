@@ -18,7 +18,7 @@ from seedbed.materialize import Progress, run
 from seedbed.plan import Plan, decide
 from seedbed.recipe import InitializerLike, Recipe, WhereLike
 from seedbed.recipes import recipe_of
-from seedbed.spec import Specs, unknown_sizes
+from seedbed.spec import Specs
 
 RecipeLike = Union[Recipe, str, "os.PathLike[str]", InitializerLike, Mapping[WhereLike, InitializerLike], None]
 ProgressLike = Union[bool, Progress, None]
@@ -131,7 +131,7 @@ def materialize(
         PlanError: The plan does not fit the model.
 
     Example:
-        >>> import torch
+        >>> import seedbed, torch
         >>> net = torch.nn.Linear(2, 3)
         >>> materialize(plan(net, recipe=seedbed.initializers.Constant(value=42)), net).bias.tolist()
         [42.0, 42.0, 42.0]
@@ -141,8 +141,11 @@ def materialize(
 
 
 def _carry_out(plan: Plan, model: Any, device: Any, threads: int | None, progress: ProgressLike) -> Any:
-    jobs = list(framework_of(model).destinations(plan, model, device, partly=bool(plan.unknown)))
-    with _shown(progress, sum(e.spec.nbytes for e, _ in jobs), "starting") as report:
+    total = sum(e.spec.nbytes for e in plan if e.settled and not e.kept)
+    with (
+        framework_of(model).placing(plan, model, device, partly=bool(plan.unknown)) as jobs,
+        _shown(progress, total, "starting") as report,
+    ):
         run(jobs, threads=threads, progress=report)
     return model
 
@@ -182,7 +185,7 @@ def initialize(
         SeedbedError: And what `plan` and `materialize` raise.
 
     Example:
-        >>> import torch
+        >>> import seedbed, torch
         >>> net = initialize(torch.nn.Sequential(torch.nn.LazyLinear(3)), recipe=seedbed.initializers.Ones())
         >>> net(torch.ones(1, 2))
         tensor([[3., 3., 3.]], grad_fn=<AddmmBackward0>)
@@ -194,7 +197,7 @@ def initialize(
     if not decided.unknown:
         return materialize(decided, model, device=device, threads=threads, progress=progress)
     if inputs or keywords:
-        raise unknown_sizes([s for s in specs if not s.known])
+        decided.require_known()
     _carry_out(decided, model, device, threads, progress)
     framework.keep(model, made, seed, streams, device)
     return model
@@ -292,7 +295,7 @@ def write(
     from seedbed import store
 
     held = dict(framework_of(model).values(model)) if model is not None else None
-    total = sum(e.spec.nbytes for e in plan if e.spec.known and e.spec.persistent and not e.kept)
+    total = sum(e.spec.nbytes for e in plan if e.settled and e.spec.persistent and not e.kept)
     with _shown(progress, total, "writing") as report:
         return store.save(
             plan,
@@ -338,7 +341,7 @@ def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None) -> 
         held: Mapping[str, Any] = load(params_or_path)
     else:
         held = _values(params_or_path)
-    with _shown(progress, sum(e.spec.nbytes for e in plan if e.spec.known and not e.kept), "checking") as report:
+    with _shown(progress, sum(e.spec.nbytes for e in plan if e.settled and not e.kept), "checking") as report:
         return compare(held, plan, persistent=saved or isinstance(params_or_path, Mapping), progress=report)
 
 

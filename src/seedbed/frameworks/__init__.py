@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 from seedbed.check import Holder
@@ -40,7 +41,9 @@ class Framework(Protocol):
     def translate(self, native: Native, spec: ParamSpec) -> Initializer:
         """One of the framework's own initializers as one of ours, for one parameter."""
 
-    def destinations(self, plan: Plan, model: Any, device: Any, *, partly: bool) -> Iterable[tuple[Entry, Destination]]:
+    def placing(
+        self, plan: Plan, model: Any, device: Any, *, partly: bool
+    ) -> AbstractContextManager[Iterable[tuple[Entry, Destination]]]:
         """Where the plan's values go; memory is made where there is none. Partly: only what is settled."""
 
     def keep(

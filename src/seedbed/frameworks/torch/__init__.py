@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import ModelError
-from seedbed.frameworks.torch import capture, layers, lazy, place, shapes
+from seedbed.frameworks.torch import capture, layers, lazy, place, settle, shapes
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.initializers import Initializer, Native
 from seedbed.plan import Entry, Plan
@@ -33,35 +34,30 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
-    settled = shapes.settle(model, inputs, keywords) if inputs or keywords else None
+    settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
     twin = settled.twin if settled else shapes.make_twin(model)
-    owners = _owners(model)
-    starts = capture.starts(twin)
+    told = settled.told if settled else settle.tell(twin)
     params = []
     modules, became = dict(model.named_modules()), dict(twin.named_modules())
-    for path, aliases in owners.items():
+    for path, aliases in _owners(model).items():
         prefix, _, leaf = path.rpartition(".")
-        module, after = modules[prefix], became[prefix]
+        module = modules[prefix]
         tensor = _at(module, leaf)
-        shape = settled.shapes.get(path) if settled else None
-        if shape is None:
-            shape = lazy.before_input(module, leaf) if is_lazy(tensor) else tuple(tensor.shape)
-        kind = after if not is_lazy(tensor) or (settled and path in settled.shapes) else module
-        use = layers.use(kind, leaf, len(shape))
         cls = lazy.becomes(module)
-        record, origin = starts.get(path, (capture.Record(None), ""))
-        known = None not in shape
-        waits = is_lazy(tensor) and not (settled and path in settled.shapes and known)
+        lazy.fits(module, path, tensor)
+        waits = path not in told or (settled is not None and path in settled.waits)
+        shape, (record, origin) = told.get(path, (lazy.before_input(module, leaf), settle.UNTOLD))
         if waits:
             origin = f"{cls.__name__}.reset_parameters"
-        if record.unknown and known:
+        elif record.unknown:
             origin = f"{origin}: {record.unknown}"
+        use = layers.use(module if path not in told else became[prefix], leaf, len(shape))
         is_parameter = isinstance(tensor, nn.Parameter)
         params.append(
             ParamSpec(
                 path=path,
                 shape=shape,
-                dtype=plain(tensor.data.dtype if is_lazy(tensor) else tensor.dtype),
+                dtype=plain(tensor.dtype),
                 role=use.role if is_parameter else "buffer",
                 axes=use.axes if is_parameter and len(use.axes) == len(shape) else (),
                 packed=use.packed if is_parameter and len(use.packed) == len(shape) else (),
@@ -132,9 +128,11 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
     return capture.translate(native, spec)
 
 
-def destinations(plan: Plan, model: nn.Module, device: Any, *, partly: bool) -> list[tuple[Entry, place.Memory]]:
+def placing(
+    plan: Plan, model: nn.Module, device: Any, *, partly: bool
+) -> AbstractContextManager[list[tuple[Entry, place.Memory]]]:
     """Where the plan's values go, in the model."""
-    return place.destinations(plan, model, torch.device(device) if device is not None else None, partly)
+    return place.placing(plan, model, torch.device(device) if device is not None else None, partly)
 
 
 def keep(model: nn.Module, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -147,7 +148,8 @@ def starts(model: nn.Module) -> dict[str, tuple[Record, str]]:
         }
         recorder = Recorder(tensors)
         try:
-            with torch.no_grad(), recorder:
+            with torch.no_grad(), recorder, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, of parameters without elements; they are started below
                 getattr(module, method)()
         except Exception as error:  # third-party code: what it would have done stays unknown, and says why
             for name, _ in own:
@@ -157,7 +159,8 @@ def starts(model: nn.Module) -> dict[str, tuple[Record, str]]:
         for path, record in recorder.records.items():
             if path not in elsewhere:
                 result[path] = (record, origin)
-    return result
+    empty = {path: (Record(Zeros()), "it has no elements") for path, t in tensors.items() if not t.numel()}
+    return result | empty
 
 
 def _children_first(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> list[tuple[str, nn.Module]]:
@@ -205,6 +208,12 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
         try:
             with torch.no_grad(), recorder:
                 function(tensor, *arguments, **keywords)
+        except TypeError as error:
+            raise RecipeError(
+                f"{spec.path}: {native.name} cannot be called as torch's initializers are: {error}.",
+                remedy=f"For a function of (draw, spec) write Custom({native.name}).",
+                path=spec.path,
+            ) from None
         except (ValueError, RuntimeError, NotImplementedError) as error:
             reason = str(error).split("\n")[0]
             raise RecipeError(

@@ -6,6 +6,7 @@ when two threads make that call. Here all are settled at once, behind a lock, to
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from torch import nn
 from torch.nn.modules import lazy as torch_lazy
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
-from seedbed.errors import UninitializedError
+from seedbed.errors import ShapeError, UninitializedError
 from seedbed.plan import Plan
 from seedbed.recipe import Recipe
-from seedbed.spec import Shape
+from seedbed.spec import ParamSpec, Shape
 
 STARTING = threading.RLock()
 """Held while a kept wish is carried out, so that threads that make the first call wait for it."""
@@ -40,7 +41,27 @@ def before_input(module: nn.Module, name: str) -> Shape:
             return (module.out_channels,)
         ends = (None, module.out_channels // module.groups) if module.transposed else (module.out_channels, None)
         return (*ends, *module.kernel_size)
-    return (None,)
+    return () if name == "num_batches_tracked" else (None,)
+
+
+def fits(module: nn.Module, path: str, tensor: torch.Tensor) -> None:
+    """Raise `ShapeError` when a lazy layer holds a loaded parameter that its own sizes contradict."""
+    if not isinstance(module, torch_lazy.LazyModuleMixin) or is_lazy(tensor):
+        return
+    expected = before_input(module, path.rpartition(".")[2])
+    if len(expected) == tensor.dim() and any(n not in (None, m) for n, m in zip(expected, tensor.shape, strict=True)):
+        wanted = ParamSpec(path=path, shape=expected).shown_shape
+        raise ShapeError(
+            f"{path}: holds values of another size than its layer is to have.",
+            facts=[
+                f"expected  {wanted}, by {type(module).__name__}",
+                f"got       {tuple(tensor.shape)}, from a checkpoint",
+            ],
+            remedy="Load a checkpoint of this model, or build the layer with the checkpoint's sizes.",
+            path=path,
+            expected=expected,
+            got=tuple(tensor.shape),
+        )
 
 
 def becomes(module: nn.Module) -> type[nn.Module]:
@@ -71,9 +92,25 @@ class UnstartedParameter(UninitializedParameter):
         """Not known yet."""
         raise unstarted(self._seedbed_path)
 
+    @property
+    def data(self) -> Any:
+        """Not there yet: what was written to it would be lost."""
+        raise unstarted(self._seedbed_path)
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        if value.numel():  # torch itself sets empty ones, when it changes dtype or device
+            raise unstarted(self._seedbed_path)
+        torch.Tensor.data.__set__(self, value)
+
+    def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
+        """Become an ordinary parameter, as torch's own does."""
+        self.__class__ = UninitializedParameter
+        self.materialize(shape, device, dtype)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> UnstartedParameter:
         if id(self) not in memo:
-            twin = type(self)(self.requires_grad, self.data.device, self.data.dtype)
+            twin = type(self)(self.requires_grad, self.device, self.dtype)
             twin._seedbed_path = self._seedbed_path
             memo[id(self)] = twin
         found: UnstartedParameter = memo[id(self)]
@@ -81,7 +118,7 @@ class UnstartedParameter(UninitializedParameter):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """As torch's own, so that a pickled model opens where seedbed is not installed."""
-        return UninitializedParameter, (self.requires_grad, self.data.device, self.data.dtype)
+        return UninitializedParameter, (self.requires_grad, self.device, self.dtype)
 
 
 def unstarted(path: str) -> UninitializedError:
@@ -127,13 +164,18 @@ class Wish:
     handle: Any = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        carry_out = self._carry_out
+        if "torch._dynamo" in sys.modules:  # in a compiled model's first call: a start is not to be compiled
+            carry_out = torch.compiler.disable(carry_out)
+        carry_out(module, args, kwargs)
+
+    def _carry_out(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with STARTING:
             if self.handle is None:
                 return
             from seedbed import verbs
 
             verbs.start(module, args, kwargs, self.recipe, self.seed, self.streams, device=self.device)
-            self.drop()
 
     def drop(self) -> None:
         """Forget the wish."""

@@ -31,14 +31,13 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
     if isinstance(error, NotImplementedError) or any(mark in str(error) for mark in READS_VALUES):
         return ModelError(
             f"{name} reads a value, and a dry run has none.",
-            facts=[f"at    {place}", f"said  {said}"],
+            facts=[*place, f"said  {said}"],
             remedy="Give the sizes of its lazy layers, or take the value from a shape instead.",
             path=path,
         )
     tensors = [t for t in call.inputs if isinstance(t, torch.Tensor)] if call else []
     if call and tensors:
-        maker = run.maker(tensors[0])
-        source = f"{maker} ({type(run.twin.get_submodule(maker)).__name__})" if maker else "the model's input"
+        source = run.source(tensors[0])
         wanted = wanted_dtype(call, tensors[0])
         if wanted:
             return InputError(
@@ -48,7 +47,7 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
                     f"got       {plain(tensors[0].dtype)}{shape(tensors[0])}",
                     f"from      {source}",
                 ],
-                remedy="Say what the input holds, such as Input(shape, 'int64').",
+                remedy=f"Say what the input holds, such as Input(shape, {wanted!r}).",
                 path=path,
             )
         expected = wanted_shape(call.module)
@@ -64,12 +63,10 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
                 path=path,
                 expected=expected[1],
                 got=tuple(tensors[0].shape),
-                source=maker,
+                source=run.maker(tensors[0]).sized,
             )
-    facts = [f"at    {place}", f"said  {type(error).__name__}: {said}"]
-    for t in tensors:
-        maker = run.maker(t)
-        facts.append(f"got   {plain(t.dtype)}{shape(t)} from {maker or 'the input of the model'}")
+    facts = [*place, f"said  {type(error).__name__}: {said}"]
+    facts += [f"got   {plain(t.dtype)}{shape(t)} from {run.source(t)}" for t in tensors]
     return ShapeError(
         f"{name} cannot be run on these inputs.",
         facts=facts,
@@ -79,13 +76,12 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
     )
 
 
-def where(error: BaseException) -> str:
-    """File and line of the last of the model's own frames."""
+def where(error: BaseException) -> list[str]:
+    """A line with file and line of the last of the model's own frames, if it has any outside torch."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = ("/torch/", "/seedbed/frameworks/")
     own = [f for f in frames if not any(part in f.filename.replace("\\", "/") for part in inside)]
-    frame = (own or frames)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    return [f"at    {Path(f.filename).name}:{f.lineno}: {f.line}" for f in own[-1:]]
 
 
 def wanted_dtype(call: Call, tensor: torch.Tensor) -> str:
@@ -100,12 +96,14 @@ def wanted_dtype(call: Call, tensor: torch.Tensor) -> str:
 
 def wanted_shape(module: nn.Module) -> tuple[str, str] | None:
     """What a layer takes: in words, and as a shape."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.in_features:
         return f"inputs of {module.in_features} features", f"(..., {module.in_features})"
     if isinstance(module, _ConvNd):
         window = ", ".join("*" for _ in module.kernel_size)
+        if not module.in_channels:
+            return f"inputs of {len(module.kernel_size) + 2} axes", f"(batch, channels, {window})"
         return f"inputs of {module.in_channels} channels", f"(batch, {module.in_channels}, {window})"
-    if isinstance(module, _NormBase):
+    if isinstance(module, _NormBase) and module.num_features:
         return f"inputs of {module.num_features} features", f"(batch, {module.num_features}, ...)"
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         sizes = ", ".join(map(str, module.normalized_shape))
@@ -122,7 +120,7 @@ def fits(module: nn.Module, tensor: torch.Tensor) -> bool:
     sizes: tuple[Any, ...] = tuple(tensor.shape)
     if isinstance(module, _ConvNd):
         rank = len(module.kernel_size) + 1
-        return len(sizes) in (rank, rank + 1) and sizes[-rank] == module.in_channels
+        return len(sizes) in (rank, rank + 1) and module.in_channels in (0, sizes[-rank])
     if isinstance(module, _NormBase):
         return len(sizes) > 1 and sizes[1] == module.num_features
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):

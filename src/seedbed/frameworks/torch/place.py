@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,33 +49,36 @@ def view_of(tensor: torch.Tensor, dtype: str) -> NDArray[Any]:
     return (tensor if held == dtype else tensor.view(BITS[held])).numpy()
 
 
-def destinations(plan: Plan, model: nn.Module, device: torch.device | None, partly: bool) -> list[tuple[Entry, Memory]]:
-    """Make room for every parameter and buffer of a plan, and say where it is.
+@contextmanager
+def placing(
+    plan: Plan, model: nn.Module, device: torch.device | None, partly: bool
+) -> Iterator[list[tuple[Entry, Memory]]]:
+    """Make room for every parameter and buffer of a plan, and say where it is; inside, they are filled.
 
     Lazy layers are settled, parameters on the meta device get memory; all stay the same objects, ties
-    and views included. Partly: only what is settled, and lazy layers stay as they are.
+    and views included. Partly: only what is settled, and lazy layers stay as they are. Threads that call
+    a model whose start was waiting for that call wait until the end.
 
     Raises:
         PlanError: The plan is for another model; every difference is listed.
     """
-    with STARTING:
-        tensors = dict(named_tensors(model))
-        _fit(plan, tensors)
+    with STARTING, torch.inference_mode(mode=False):  # memory made in inference mode could not be trained
+        _fit(plan, dict(named_tensors(model)))
         if not partly:
-            plan.require_known()
-            forget(model)
             settle_layers(model, plan, device)
-            tensors = dict(named_tensors(model))
+        tensors = dict(named_tensors(model))
         jobs = []
         for entry in plan:
-            if not entry.spec.known:
-                continue
             tensor = tensors[entry.spec.path]
+            if not entry.settled or is_lazy(tensor):
+                continue
             if tensor.is_meta:
                 _allocate(entry, tensors, device or torch.device("cpu"))
             if not entry.kept:
                 jobs.append((entry, Memory(tensor, entry.spec.dtype)))
-        return jobs
+        yield jobs
+        if not partly:
+            forget(model)
 
 
 def _fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -88,7 +92,7 @@ def _fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
             continue
         if not is_lazy(tensor) and spec.known and tuple(tensor.shape) != spec.sizes:
             rows.append(f"{spec.path}  planned {spec.shown_shape}, has {tuple(tensor.shape)}")
-        got = plain(tensor.data.dtype if is_lazy(tensor) else tensor.dtype)
+        got = plain(tensor.dtype)
         if got != spec.dtype:
             rows.append(f"{spec.path}  planned {spec.dtype}, has {got}")
         if entry.kept and (is_lazy(tensor) or tensor.is_meta):

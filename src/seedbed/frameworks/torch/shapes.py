@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +24,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError, nearest
+from seedbed.errors import InputError, ModelError, SeedbedError, nearest
 from seedbed.frameworks.torch.mismatch import explain
 from seedbed.spec import Input, Settled
 
 META = torch.device("meta")
-STAND_INS = (64, 32, 128, 224, 256, 16, 512, 8, 4, 2, 1)
-"""Sizes tried, in this order, where an input's size varies."""
+
+
+class Maker(NamedTuple):
+    """Paths of the last layer with parameters, and of the last layer, that a tensor came from; empty for inputs."""
+
+    sized: str
+    last: str
 
 
 @dataclass(eq=False)
@@ -49,7 +54,7 @@ class DryRun(TorchDispatchMode):
     twin: nn.Module
     calls: list[Call] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
-    makers: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
+    makers: dict[int, tuple[torch.Tensor, Maker]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -70,7 +75,7 @@ class DryRun(TorchDispatchMode):
         if any(t.is_meta for t in used):
             args, kwargs = pytree.tree_map(_to_meta, (args, kwargs))
         out = func(*args, **kwargs)
-        maker = next((self.makers[id(t)][1] for t in used if id(t) in self.makers), "")
+        maker = next((self.makers[id(t)][1] for t in used if id(t) in self.makers), Maker("", ""))
         for t in pytree.tree_leaves(out):
             if isinstance(t, torch.Tensor):
                 self.makers[id(t)] = (t, maker)
@@ -84,13 +89,21 @@ class DryRun(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call = self.calls.pop()
+        before = next((self.maker(t).sized for t in call.inputs if isinstance(t, torch.Tensor)), "")
+        sized = call.path if any(True for _ in module.parameters(recurse=False)) else before
         for t in pytree.tree_leaves(output):
             if isinstance(t, torch.Tensor) and not any(module.children()):
-                self.makers[id(t)] = (t, call.path)
+                self.makers[id(t)] = (t, Maker(sized, call.path))
 
-    def maker(self, tensor: torch.Tensor) -> str:
-        """The path of the layer that made a tensor, straight or through functions; empty for an input."""
-        return self.makers.get(id(tensor), (tensor, ""))[1]
+    def maker(self, tensor: torch.Tensor) -> Maker:
+        """Who made a tensor, straight or through functions."""
+        return self.makers.get(id(tensor), (tensor, Maker("", "")))[1]
+
+    def source(self, tensor: torch.Tensor) -> str:
+        """The same in words."""
+        sized, last = self.maker(tensor)
+        names = [f"{p} ({type(self.twin.get_submodule(p)).__name__})" for p in dict.fromkeys((sized, last)) if p]
+        return ", through ".join(names) or "the model's input"
 
 
 def _to_meta(value: Any) -> Any:
@@ -129,7 +142,7 @@ def make_twin(model: nn.Module) -> nn.Module:
             continue
         if is_lazy(t):
             kind = nn.UninitializedParameter if isinstance(t, nn.Parameter) else nn.UninitializedBuffer
-            memo[id(t)] = kind(requires_grad=t.requires_grad, device=META, dtype=t.data.dtype)
+            memo[id(t)] = kind(requires_grad=t.requires_grad, device=META, dtype=t.dtype)
         else:
             blank = torch.empty_like(t.detach(), device=META)
             memo[id(t)] = nn.Parameter(blank, t.requires_grad) if isinstance(t, nn.Parameter) else blank
@@ -195,30 +208,7 @@ def is_shape(value: Any) -> bool:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    floats = (t.data.dtype if is_lazy(t) else t.dtype for t in model.parameters())
-    return next((d for d in floats if d.is_floating_point), torch.get_default_dtype())
-
-
-def varying(inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Every axis of every input whose size is None."""
-    found: list[tuple[str, int]] = []
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, Input) or is_shape(value):
-            shape = value.shape if isinstance(value, Input) else value
-            found.extend((name, axis) for axis, n in enumerate(shape) if n is None)
-        elif isinstance(value, Mapping):
-            for k, v in value.items():
-                walk(v, f"{name}[{k!r}]")
-        elif isinstance(value, (tuple, list)):
-            for i, v in enumerate(value):
-                walk(v, f"{name}[{i}]")
-
-    for i, value in enumerate(inputs):
-        walk(value, f"input {i}")
-    for k, value in keywords.items():
-        walk(value, f"input {k!r}")
-    return found
+    return next((t.dtype for t in model.parameters() if t.dtype.is_floating_point), torch.get_default_dtype())
 
 
 def dry_run(
@@ -268,69 +258,8 @@ def _bind(model: nn.Module, args: Sequence[Any], named: Mapping[str, Any]) -> No
         ) from None
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """What dry runs told: shapes (sizes that vary are None), who varies with what, who was reached."""
-
-    twin: nn.Module
-    shapes: Mapping[str, tuple[int | None, ...]]
-    varies: Mapping[str, str]
-    reached: set[str]
-    settled: tuple[Settled, ...]
-
-
-def settle(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Shapes:
-    """Settle every shape; sizes of inputs that vary are tried at several values and compared."""
-    open_axes = varying(inputs, keywords)
-    base, run = _first_that_fits(model, inputs, keywords, open_axes)
-    shapes: dict[str, tuple[int | None, ...]] = _shapes(run.twin)
-    varies: dict[str, list[str]] = {}
-    for axis in open_axes:
-        for other in (base * 2, base + 1):
-            sizes = {**dict.fromkeys(open_axes, base), axis: other}
-            try:
-                found = _shapes(dry_run(model, inputs, keywords, sizes).twin)
-            except ShapeError as error:  # a layer whose sizes are fixed does not take this one
-                stuck = {p: shapes[p] for p in shapes if error.path and p.rpartition(".")[0] == error.path}
-                found = {**shapes, **{p: (*s[:1], *(-1 for _ in s[1:])) for p, s in stuck.items()}}
-            for path, shape in found.items():
-                if shape != _shapes(run.twin)[path]:
-                    note = f"{axis[0]} axis {axis[1]}"
-                    varies.setdefault(path, [])
-                    varies[path] += [note] if note not in varies[path] else []
-                    if -1 not in shape:
-                        pairs = zip(shapes[path], shape, strict=True)
-                        shapes[path] = tuple(a if a == b else None for a, b in pairs)
-    return Shapes(
-        run.twin,
-        shapes,
-        {p: ", ".join(v) for p, v in varies.items()},
-        run.reached,
-        _settled(model, run.twin, bool(varies)),
-    )
-
-
-def _first_that_fits(
-    model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any], axes: Sequence[tuple[str, int]]
-) -> tuple[int, DryRun]:
-    first: ShapeError | None = None
-    for size in STAND_INS if axes else (0,):
-        try:
-            return size, dry_run(model, inputs, keywords, dict.fromkeys(axes, size))
-        except ShapeError as error:
-            first = first or error
-    assert first is not None
-    raise first
-
-
-def _shapes(twin: nn.Module) -> dict[str, tuple[int | None, ...]]:
-    return {path: tuple(t.shape) for path, t in named_tensors(twin) if not is_lazy(t)}
-
-
-def _settled(model: nn.Module, twin: nn.Module, vary: bool) -> tuple[Settled, ...]:
+def what_settled(model: nn.Module, twin: nn.Module) -> tuple[Settled, ...]:
     """What each lazy layer became."""
-    if vary:
-        return ()
     after = dict(twin.named_modules())
     found = []
     for path, module in model.named_modules():
