@@ -20,7 +20,8 @@ OCTAVES, ROWS = 31, 256
 
 def quantile(m: float) -> float:
     """-Phi^-1((m + 1/2) / 2**32), to 30 digits, rounded once."""
-    return float(sqrt(2) * erfinv(1 - (2 * mpf(m) + 1) / mpf(2) ** 32))
+    with mp.workdps(30):
+        return float(sqrt(2) * erfinv(1 - (2 * mpf(m) + 1) / mpf(2) ** 32))
 
 
 def twelve_bits(value: float) -> float:
@@ -48,7 +49,6 @@ def row(octave: int, number: int) -> tuple[float, float]:
 
 def table() -> np.ndarray:
     """float32, shape (2, 2 + 31 * 256): A and B."""
-    mp.dps = 30
     rows = [(quantile(0), 0.0)]
     for octave in range(OCTAVES):
         rows += [row(octave, number) for number in range(ROWS)]

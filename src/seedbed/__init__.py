@@ -14,24 +14,24 @@ from seedbed.verbs import apply_init, check, initialize, materialize, plan, trac
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Entry",
-    "Finding",
-    "Findings",
+__all__ = [  # noqa: RUF022 -- in the order in which the data meets them
     "Input",
     "ParamSpec",
-    "Plan",
-    "Recipe",
-    "Rule",
-    "SeedbedError",
     "Specs",
-    "Where",
-    "apply_init",
-    "check",
-    "initialize",
     "initializers",
-    "materialize",
-    "plan",
+    "Where",
+    "Rule",
+    "Recipe",
+    "Entry",
+    "Plan",
+    "Finding",
+    "Findings",
+    "SeedbedError",
     "trace",
+    "plan",
+    "materialize",
+    "initialize",
+    "apply_init",
     "write",
+    "check",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from seedbed import table
-from seedbed.errors import count
+from seedbed.errors import count, no_path
 from seedbed.materialize import BLOCK, Progress
 from seedbed.plan import Entry, Plan
 
@@ -65,7 +65,7 @@ class Findings:
         for finding in self.findings:
             if finding.path == path:
                 return finding
-        raise KeyError(path)
+        raise no_path("findings", path, (f.path for f in self.findings))
 
     @property
     def different(self) -> tuple[Finding, ...]:
@@ -117,17 +117,27 @@ def compare(
     for entry in plan:
         if persistent and not entry.spec.persistent:
             continue
-        path = next((p for p in entry.spec.paths if p in held), None)
-        if path is None:
+        there = [p for p in entry.spec.paths if p in held]
+        if not there:
             findings.append(Finding(path=entry.spec.path, verdict="missing", detail=entry.spec.shown_shape))
-        else:
-            findings.append(_compare(entry, held[path], progress))
+            continue
+        findings.append(_compare(entry, entry.spec.path, held[there[0]], progress))
+        for path in there[1:]:  # a tie that has come apart: values of its own under another of its paths
+            if _apart(held[there[0]], held[path]):
+                tied = _compare(entry, path, held[path], None)
+                findings += [tied] if tied.verdict not in ("equal", "kept") else []
     planned = {p for e in plan for p in e.spec.paths}
     findings += [Finding(path=p, verdict="extra", detail=f"{h.shape}") for p, h in held.items() if p not in planned]
     return Findings(tuple(findings))
 
 
-def _compare(entry: Entry, held: Holder, progress: Progress | None) -> Finding:
+def _apart(one: Holder, other: Holder) -> bool:
+    """Whether two arrays of one shape are in different memory."""
+    a, b = one.array.__array_interface__, other.array.__array_interface__
+    return one.shape == other.shape and (a["data"][0], a["strides"]) != (b["data"][0], b["strides"])
+
+
+def _compare(entry: Entry, path: str, held: Holder, progress: Progress | None) -> Finding:
     import numpy as np
 
     from seedbed.fill import fill, pieces
@@ -136,14 +146,13 @@ def _compare(entry: Entry, held: Holder, progress: Progress | None) -> Finding:
     for verdict, expected, got in (("shape", spec.sizes, held.shape), ("dtype", spec.dtype, held.dtype)):
         if expected != got:
             kind: Verdict = "shape" if verdict == "shape" else "dtype"
-            return Finding(path=spec.path, verdict=kind, detail=f"expected {expected}, got {got}")
+            return Finding(path=path, verdict=kind, detail=f"expected {expected}, got {got}")
     if entry.kept:
-        return Finding(path=spec.path, verdict="kept")
+        return Finding(path=path, verdict="kept")
     differing, largest, first = 0, 0.0, None
     for region in pieces(entry, BLOCK):
         planned, there = fill(entry, region), np.asarray(held.array[region.slices], order="C")
-        bits = f"u{planned.dtype.itemsize}"
-        unequal = planned.view(bits) != there.astype(planned.dtype, copy=False).view(bits)
+        unequal = _bits(planned) != _bits(there.astype(planned.dtype, copy=False))
         if unequal.any():
             places = np.argwhere(unequal)
             differing += len(places)
@@ -152,17 +161,33 @@ def _compare(entry: Entry, held: Holder, progress: Progress | None) -> Finding:
             distance = abs(_numbers(planned, spec.dtype)[unequal] - _numbers(there, spec.dtype)[unequal])
             largest = max(largest, float(np.max(distance)) if not np.isnan(distance).any() else math.nan)
         if progress:
-            progress(spec.path, planned.nbytes)
+            progress(path, planned.nbytes)
     if not differing:
-        return Finding(path=spec.path, verdict="equal")
+        return Finding(path=path, verdict="equal")
     detail = f"{differing:,} of {count(spec.count, 'value')}, first at {list(first or ())}, by up to {largest:.3g}"
-    return Finding(path=spec.path, verdict="moved", detail=detail, differing=differing, largest=largest)
+    return Finding(path=path, verdict="moved", detail=detail, differing=differing, largest=largest)
+
+
+def _bits(values: NDArray[Any]) -> NDArray[Any]:
+    """Values as they stand in memory: NaN equals NaN, and 0 is not -0."""
+    import numpy as np
+
+    size = values.dtype.itemsize
+    return values.view(f"u{size}" if size <= 8 else np.dtype([("real", "u8"), ("imaginary", "u8")]))
 
 
 def _numbers(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """As float64, bfloat16's bits included."""
+    """As float64 or complex128; the bits of what NumPy lacks become numbers first."""
     import numpy as np
 
-    if dtype == "bfloat16":
+    from seedbed.threefry import FLOAT8
+
+    if dtype in FLOAT8:
+        mantissa, smallest, _ = FLOAT8[dtype]
+        field, fraction = (values & 0x7F) >> mantissa, (values & (2**mantissa - 1)).astype(np.int64)
+        exponent = np.maximum(field.astype(np.int64) - 1, 0) + smallest - mantissa
+        sizes = np.ldexp((fraction + (field > 0) * 2**mantissa).astype(np.float64), exponent)
+        values = np.where(values & 0x80, -sizes, sizes)
+    elif dtype == "bfloat16":
         values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float64)
+    return values.astype(np.complex128 if dtype.startswith("complex") else np.float64)

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 import seedbed
 from seedbed import recipes
-from seedbed.errors import InputError, ModelError, PlanError, RecipeError, SeedbedError, nearest, shown
+from seedbed.errors import InputError, ModelError, PlanError, SeedbedError, nearest, shown
 from seedbed.frameworks import framework_of, loaded
 from seedbed.plan import Plan
 from seedbed.spec import Input
 from seedbed.table import size, table
 
+
+class _Commands(TyperGroup):
+    """Ends every error of seedbed's in its sentence and exit code 2, and Ctrl-C in exit code 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SeedbedError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("Interrupted; nothing was left half written.", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -98,7 +117,13 @@ def plan_command(
 def init_command(
     model: Model,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="PATH", help="A file that ends in .safetensors, or a folder.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="A file that ends in .safetensors, or a folder; an earlier checkpoint there is replaced.",
+        ),
     ],
     inputs: Inputs = None,
     recipe: RecipeName = None,
@@ -116,7 +141,8 @@ def init_command(
         raise PlanError(
             f"{kept[0]}: its constructor computes it, and the model was built without memory.",
             facts=shown(kept),
-            remedy="Give it a rule, or build the model with memory: --real",
+            remedy="Give it a rule, or build the model with memory:\n    --real",
+            paths=tuple(kept),
         )
     if not quiet:
         typer.echo(made.summary)
@@ -163,29 +189,25 @@ def _first_line(make: Callable[..., Any]) -> str:
 def _planned(model: str, inputs: list[str] | None, recipe: str | None, seed: int, real: bool) -> tuple[Any, Plan]:
     positional, named = _inputs(inputs or [])
     built = _model(model, real)
-    chosen: Any = recipe
-    if recipe and ":" in recipe and recipe.partition(":")[0].endswith(".py"):
-        chosen = _named(recipe)
-    elif recipe and recipe not in recipes.NAMED and not recipe.endswith((".toml", ".json")):
-        raise RecipeError(
-            f"Unknown recipe {recipe!r}.",
-            facts=[nearest(recipe, recipes.NAMED)],
-            remedy="Give a name (see `seedbed recipes`), a .toml or .json file, or FILE.py:NAME.",
-        )
-    return built, seedbed.plan(built, *positional, recipe=chosen, seed=seed, **named)
+    chosen = _named(recipe) if recipe and ":" in recipe and recipe.rpartition(":")[0].endswith(".py") else recipe
+    specs = framework_of(built).trace(built, positional, named)  # by hand: an input may be called `seed` or `model`
+    return built, seedbed.plan(specs, recipe=chosen, seed=seed)
 
 
 def _inputs(texts: list[str]) -> tuple[list[Input], dict[str, Any]]:
     positional, named = [], {}
     for text in texts:
-        match = re.fullmatch(r"(?:(\w+)=)?((?:\d+|\?)(?:x(?:\d+|\?))*|scalar)(?::(\w+))?", text)
+        match = re.fullmatch(r"(?:(\w+)=)?((?:\d+|\?)(?:x(?:\d+|\?))*|scalar)(?::(\w+))?", text, re.ASCII)
         if not match:
             raise InputError(
                 f"--input {text!r}: is not an input.",
-                remedy="Write sizes with x between them: 1x28x28, 1x128:int64, mask=1x128:bool, or ? for a size that varies.",
+                remedy="Write sizes with x between them, ? for one that varies, then the dtype if it is not the model's:\n"
+                "    --input BATCHxCHANNELSx?x?  --input BATCHxLENGTH:int64  --input NAME=BATCHxLENGTH:bool",
             )
         sizes = [] if match[2] == "scalar" else [None if n == "?" else int(n) for n in match[2].split("x")]
         made = Input(tuple(sizes), match[3])
+        if match[1] in named:
+            raise InputError(f"--input {text!r}: {match[1]} is given twice.", remedy="Give each input once.")
         if match[1]:
             named[match[1]] = made
         else:
@@ -199,21 +221,37 @@ def _model(text: str, real: bool) -> Any:
         return found
     if isinstance(found, type):
         framework_of(found)  # raises: a class is not a model, and the message says what to write
+    needed = _needed(found)
+    if needed:
+        raise ModelError(
+            f"{text}: is called without arguments, and needs {' and '.join(needed)}.",
+            remedy="Write a function without arguments that returns the model, and give its name.",
+        )
     with ExitStack() as stack:
         for framework in loaded() if not real else []:
             stack.enter_context(framework.without_memory())
         try:
             return found()
-        except Exception as error:  # the user's own code: its own traceback is what helps
-            _own_traceback(error, text)
+        except (Exception, SystemExit) as error:  # the user's own code: its own traceback is what helps
+            hint = "" if real else " It was built without memory; if it reads values while it is built, add --real."
+            _own_traceback(error, text, hint)
+
+
+def _needed(function: Callable[..., Any]) -> list[str]:
+    """Arguments without which a function cannot be called."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some builtins have no signature: the call itself finds out
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [f"`{p.name}`" for p in parameters if p.default is p.empty and p.kind not in optional]
 
 
 def _named(text: str) -> Any:
     source, colon, name = text.rpartition(":")
     if not colon or not source or not name:
         raise ModelError(f"{text!r}: must be FILE.py:NAME or package.module:NAME.")
-    module = _module(source)
-    found: Any = module
+    found: Any = _module(source)
     for part in name.split("."):
         if not hasattr(found, part):
             known = [n for n in vars(found) if not n.startswith("_")] if hasattr(found, "__dict__") else []
@@ -228,44 +266,48 @@ def _module(source: str) -> ModuleType:
         if file.suffix == ".py" or "/" in source:
             if not file.is_file() or file.suffix != ".py":
                 raise ModelError(f"{source}: {'is not a Python file' if file.exists() else 'there is no such file'}.")
-            spec = importlib.util.spec_from_file_location(file.stem, file)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[file.stem] = module
-            sys.path.insert(0, str(file.parent.resolve()))
-            spec.loader.exec_module(module)
-            return module
+            return _run(file.resolve())
         sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(source)
     except ModelError:
         raise
-    except ModuleNotFoundError as error:
-        if error.name and source.startswith(error.name):
+    except (Exception, SystemExit) as error:  # the user's own code: its own traceback is what helps
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{source}.".startswith(f"{missing}."):
             raise ModelError(f"{source}: there is no such module.") from None
         _own_traceback(error, source)
-    except Exception as error:  # the user's own code: its own traceback is what helps
-        _own_traceback(error, source)
 
 
-def _own_traceback(error: Exception, source: str) -> NoReturn:
+def _run(file: Path) -> ModuleType:
+    """The module that a file is, run once; under another name where its own is that of another module."""
+    there = sys.modules.get(file.stem)
+    if there is not None and getattr(there, "__file__", None) == str(file):
+        return there
+    name = f"{file.stem}_{file.parent.name}" if there is not None else file.stem
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(file.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _own_traceback(error: BaseException, source: str, hint: str = "") -> NoReturn:
     """Show the traceback of the user's code without our own frames, and leave."""
     frames = error.__traceback__
-    ours = (str(Path(__file__)), "importlib")
-    while frames and any(part in frames.tb_frame.f_code.co_filename for part in ours):
+    ours = (str(Path(__file__)), "<frozen importlib", str(Path(importlib.__file__)))
+    while frames and frames.tb_frame.f_code.co_filename.startswith(ours):
         frames = frames.tb_next
     traceback.print_exception(type(error), error, frames)
-    typer.echo(f"\nError: {source}: its own code failed, as shown above.", err=True)
-    raise SystemExit(2)
+    typer.echo(f"\nError: {source}: its own code failed, as shown above.{hint}", err=True)
+    raise typer.Exit(2)
 
 
 def main() -> None:
-    """Run the command line; every error of seedbed's is a sentence and exit code 2."""
-    try:
-        app()
-    except SeedbedError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; nothing was left half written.", err=True)
-        raise SystemExit(130) from None
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign still shows the rest
+    app()

@@ -13,6 +13,7 @@
     ├── UninitializedError RuntimeError   a value read before it exists
     ├── PlanError          ValueError     a plan that does not fit, or cannot be read
     ├── RegionError        IndexError     a region outside its parameter
+    ├── PathError          KeyError       a path at which nothing stands
     ├── OutputError        OSError        a place that cannot be written
     └── CheckpointError    ValueError     a file that is not a sound checkpoint
 
@@ -27,6 +28,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 SHOWN = 5
+"""Lines of facts before the rest is counted."""
+LISTED = 20
+"""Known names offered when none is near."""
+LONGEST = 120
+"""Characters of a name from a file."""
 
 
 class SeedbedError(Exception):
@@ -118,6 +124,10 @@ class RegionError(SeedbedError, IndexError):
     """A region reaches outside its parameter."""
 
 
+class PathError(SeedbedError, KeyError):
+    """No parameter stands at a path; `path` is the one asked for."""
+
+
 class OutputError(SeedbedError, OSError):
     """A file or folder cannot be written; what stood there before still does."""
 
@@ -147,7 +157,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
     if close:
         return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "Known: " + ", ".join(known) + "." if known else ""
+    rest = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return "Known: " + ", ".join(known[:LISTED]) + rest + "." if known else ""
+
+
+def no_path(owner: str, path: object, known: Iterable[str]) -> PathError:
+    """The error of asking for a path at which nothing stands."""
+    return PathError(f"{owner}: nothing stands at {path!r}.", remedy=nearest(str(path), known), path=path)
+
+
+def printable(text: str) -> str:
+    """A name from a file that nobody vouches for: of one line, of bounded length, without control characters."""
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -29,7 +29,7 @@ from seedbed.initializers import (
     Zeros,
 )
 from seedbed.plan import Entry, Key
-from seedbed.spec import FLOATS, ParamSpec
+from seedbed.spec import ParamSpec
 
 CHUNK = 1 << 16
 """Elements computed at a time: their words and values stay in cache."""
@@ -110,8 +110,13 @@ def blocks(shape: tuple[int, ...], most: int) -> Iterator[Region]:
 def pieces(entry: Entry, most: int) -> Iterator[Region]:
     """`blocks` of an entry; one alone where its initializer needs the whole array."""
     shape = entry.spec.sizes
-    whole = entry.start is not None and entry.start.whole
-    return blocks(shape, math.prod(shape) if whole else most)
+    return blocks(shape, math.prod(shape) if entry.start is not None and _whole(entry.start) else most)
+
+
+def _whole(start: Initializer) -> bool:
+    if isinstance(start, Overlay):
+        return any(map(_whole, (start.base, *(part for _, part in start.boxes))))
+    return start.whole
 
 
 def storage_dtype(dtype: str) -> np.dtype[Any]:
@@ -131,7 +136,7 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
         out: Where to write, of the region's shape; any strides. Made when left out.
 
     Returns:
-        An array of the region's shape in the parameter's dtype; bfloat16 as its bits in uint16.
+        An array of the region's shape in the parameter's dtype; bfloat16 and float8 as their bits.
 
     Raises:
         RegionError: The region reaches outside the parameter, or `out` has another shape or dtype.
@@ -168,9 +173,9 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
 
 def _fill(start: Initializer, spec: ParamSpec, key: Key, region: Region, out: Array) -> None:
     constant = _constant(start)
+    floating = "float" in spec.dtype
     if constant is not None:
-        value = np.float32(constant) if spec.dtype in FLOATS else np.array(constant).astype(spec.dtype)
-        out[...] = threefry.rounded(np.full(1, value), spec.dtype)[0] if spec.dtype in FLOATS else value
+        out[...] = threefry.rounded(np.full(1, constant, np.float32), spec.dtype) if floating else constant
         return
     if isinstance(start, Overlay):
         _fill(start.base, spec, key, region, out)
@@ -183,7 +188,7 @@ def _fill(start: Initializer, spec: ParamSpec, key: Key, region: Region, out: Ar
         start_at = tuple(a + o for a, o in zip(block.start, region.start, strict=True))
         place = Region(start_at, tuple(a + n for a, n in zip(start_at, block.shape, strict=True)))
         values = _values(start, spec, key, place)
-        out[block.slices] = threefry.rounded(values, spec.dtype) if spec.dtype in FLOATS else values
+        out[block.slices] = threefry.rounded(values, spec.dtype) if floating else values
 
 
 def _constant(start: Initializer) -> float | None:
@@ -219,7 +224,13 @@ def _elementwise(start: Initializer, words: threefry.Words) -> NDArray[np.float3
     if isinstance(start, TruncatedNormal):
         z = threefry.normal(words, threefry.lowest_within(start.cut))
         return threefry.scaled(z, start.std, start.mean)
-    return np.full(words.shape, _constant(start), np.float32)
+    constant = _constant(start)
+    if constant is None:
+        raise InitializerError(
+            f"{start}: holds no numbers of its own, so it cannot fill a parameter or a part of one.",
+            remedy="Give numbers in its place, such as Normal(std=...) for one that is scaled by fans.",
+        )
+    return np.full(words.shape, constant, np.float32)
 
 
 def _words(key: Key, draw: int, shape: tuple[int, ...], region: Region) -> threefry.Words:

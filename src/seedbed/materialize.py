@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from seedbed.plan import Entry
 
@@ -18,6 +18,10 @@ BLOCK = 1 << 20
 
 Progress = Callable[[str, int], None]
 """Called with a path and the bytes just done."""
+
+
+Which = Literal["all", "known", "waiting"]
+"""Everything; what is settled while other layers still wait; or those that waited, and nothing else."""
 
 
 class Destination(Protocol):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-from seedbed.errors import RecipeError, nearest
+from seedbed.errors import InitializerError, RecipeError, nearest
 from seedbed.initializers import Initializer, Native, from_dict
 from seedbed.spec import ROLES, ParamSpec
 
@@ -19,7 +21,7 @@ class Where:
 
     Args:
         path: A glob over the whole path; `*` also crosses dots.
-        layer: Name of the layer's class, or of one it extends.
+        layer: The layer's class or its name, or one that it extends.
         role: One of the roles of `ParamSpec`. Buffers are matched only by `role="buffer"`.
 
     Raises:
@@ -38,8 +40,14 @@ class Where:
     role: str | None = None
 
     def __post_init__(self) -> None:
+        layer: Any = self.layer
+        if isinstance(layer, type):
+            object.__setattr__(self, "layer", layer.__name__)
         if self.path is None and self.layer is None and self.role is None:
             raise RecipeError("Where: at least one of `path`, `layer` and `role` must be given.")
+        for name, value in vars(self).items():
+            if value is not None and not isinstance(value, str):
+                raise RecipeError(f"Where: `{name}` must be text, got {value!r}.")
         if self.role is not None and self.role not in ROLES:
             raise RecipeError(f"Where: unknown role {self.role!r}.", remedy=nearest(self.role, ROLES))
 
@@ -87,14 +95,15 @@ class Rule:
         elif isinstance(where, type):
             where = Where(layer=where.__name__)
         elif not isinstance(where, Where):
-            raise RecipeError(
-                f"A rule's `where` must be a glob, a layer's class or a Where, got {type(where).__name__}."
-            )
+            raise RecipeError(f"A rule's `where` must be a glob, a layer's class or a Where, got {where!r}.")
         if isinstance(initializer, type) and issubclass(initializer, Initializer):
             raise RecipeError(f"{where}: {initializer.__name__} is a class; write {initializer.__name__}(...).")
         if not isinstance(initializer, Initializer):
             if not callable(initializer):
-                raise RecipeError(f"{where}: an initializer is needed, got {initializer!r}.")
+                raise RecipeError(
+                    f"{where}: an initializer is needed, got {initializer!r}.",
+                    remedy="Give one of seedbed.initializers, such as Constant(value=...), or the framework's own function.",
+                )
             initializer = Native(function=initializer)
         object.__setattr__(self, "where", where)
         object.__setattr__(self, "initializer", initializer)
@@ -114,14 +123,17 @@ class Rule:
     def from_dict(cls, data: object) -> Rule:
         """The inverse of `to_dict`, strict: an unknown key is an error."""
         if not isinstance(data, Mapping) or "initializer" not in data:
-            raise RecipeError(f"A rule must be a table with an `initializer`, got {data!r}.")
+            raise RecipeError(
+                f"A rule must be a table with an `initializer`, got {data!r}.",
+                remedy="Write it as\n    [[rule]]\n    path = '*.weight'\n    initializer = 'HeNormal'",
+            )
         known = ["path", "layer", "role", "initializer", "optional"]
         for key, value in data.items():
             if key not in known:
-                raise RecipeError(f"A rule has no key {key!r}.", remedy=nearest(key, known))
-            wanted = bool if key == "optional" else str
-            if key != "initializer" and not isinstance(value, wanted):
-                raise RecipeError(f"A rule's `{key}` must be a {wanted.__name__}, got {value!r}.")
+                raise RecipeError(f"A rule has no key {key!r}.", remedy=nearest(str(key), known))
+            kind, wanted = (bool, "true or false") if key == "optional" else (str, "text")
+            if key != "initializer" and not isinstance(value, kind):
+                raise RecipeError(f"A rule's `{key}` must be {wanted}, got {value!r}.")
         where = Where(**{k: data[k] for k in ("path", "layer", "role") if k in data})
         return cls(where, from_dict(data["initializer"]), data.get("optional", False))
 
@@ -150,7 +162,9 @@ class Recipe:
             if not isinstance(rule, Rule):
                 raise RecipeError(f"recipe {self.name!r}: rule {number} must be a Rule, got {rule!r}.")
         if not self.rules:
-            raise RecipeError(f"recipe {self.name!r} has no rules.")
+            raise RecipeError(
+                f"recipe {self.name!r}: has no rules.", remedy="Give at least one, such as Rule('*', Keep())."
+            )
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self.rules)
@@ -186,17 +200,23 @@ class Recipe:
             raise RecipeError(f"{source}: a recipe must be a table with [[rule]] entries.")
         for key in data:
             if key not in ("name", "rule"):
-                raise RecipeError(f"{source}: a recipe has no key {key!r}.", remedy=nearest(key, ("name", "rule")))
+                raise RecipeError(f"{source}: a recipe has no key {key!r}.", remedy=nearest(str(key), ("name", "rule")))
         rules = data.get("rule")
         if not isinstance(rules, list) or not rules:
-            raise RecipeError(f"{source}: a recipe needs at least one [[rule]].")
+            raise RecipeError(
+                f"{source}: a recipe needs at least one [[rule]].",
+                remedy="Write one as\n    [[rule]]\n    path = '*.weight'\n    initializer = 'HeNormal'",
+            )
+        name = data.get("name", "recipe")
+        if not isinstance(name, str):
+            raise RecipeError(f"{source}: the recipe's `name` must be text, got {name!r}.")
         made = []
         for number, rule in enumerate(rules, 1):
             try:
                 made.append(Rule.from_dict(rule))
-            except ValueError as error:  # RecipeError or InitializerError; the number is added here, once
+            except (RecipeError, InitializerError) as error:  # the number is added here, once
                 raise type(error)(f"{source}: rule {number}: {error}") from None
-        return cls(tuple(made), str(data.get("name", "recipe")))
+        return cls(tuple(made), name)
 
     def to_json(self) -> str:
         """JSON text."""
@@ -204,23 +224,25 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "recipe") -> Recipe:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; a syntax error names line and column."""
         try:
             return cls.from_dict(json.loads(text), source=source)
         except json.JSONDecodeError as error:
-            raise RecipeError(f"{source}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}.") from None
+            raise RecipeError(
+                f"{source}: is not valid JSON.", facts=_at(error.lineno, error.colno, error.msg)
+            ) from None
+        except RecursionError:
+            raise RecipeError(f"{source}: is nested too deep.") from None
 
     def to_toml(self) -> str:
         """TOML text, one [[rule]] table a rule."""
-        import tomli_w
-
-        return tomli_w.dumps(self.to_dict())
+        data = self.to_dict()
+        tables = ["[[rule]]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in rule.items()) for rule in data["rule"]]
+        return "\n".join([f"name = {_toml(data['name'])}\n", *tables])
 
     @classmethod
     def from_toml(cls, text: str, *, source: str = "recipe") -> Recipe:
         """The inverse of `to_toml`; a syntax error names line and column."""
-        import sys
-
         if sys.version_info >= (3, 11):
             import tomllib
         else:
@@ -228,8 +250,29 @@ class Recipe:
         try:
             return cls.from_dict(tomllib.loads(text), source=source)
         except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"{source}: not valid TOML: {error}.") from None
+            said = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
+            what, line, column = said.groups() if said else (str(error), None, None)
+            facts = _at(line, column, what) if line else _at(text.count("\n") + 1, None, what)
+            raise RecipeError(f"{source}: is not valid TOML.", facts=facts) from None
+        except RecursionError:
+            raise RecipeError(f"{source}: is nested too deep.") from None
 
     def __str__(self) -> str:
         rows = [f"{n:>3}  {rule}{'  (optional)' if rule.optional else ''}" for n, rule in enumerate(self.rules, 1)]
         return "\n".join([f"recipe {self.name!r}", *rows])
+
+
+def _toml(value: Any) -> str:
+    """Plain data as a value of TOML; every key is a name of ours."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _at(line: object, column: object, what: str) -> list[str]:
+    place = f"line {line}, column {column}" if column else f"line {line}, the last"
+    return [f"at     {place}", f"found  {what}"]

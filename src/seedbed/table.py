@@ -26,7 +26,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | No
     """
     width = width or _terminal()
     said = [not rows or any(row[i] for row in rows) for i in range(len(head))]
-    cells = [[cell for cell, keep in zip(row, said, strict=True) if keep] for row in (head, *rows)]
+    cells = [[_line(cell) for cell, keep in zip(row, said, strict=True) if keep] for row in (head, *rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > SMALLEST:
         widths[widths.index(max(widths))] -= 1
@@ -34,11 +34,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | No
         "  ".join(_cut(c, w, not i) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in cells
     ]
     rule = "  ".join("─" * w for w in widths)
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return "\n".join(_cut(line, width, False).rstrip() for line in (lines[0], rule, *lines[1:]))
 
 
 def _terminal() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else ENDLESS
+
+
+def _line(cell: str) -> str:
+    """The cell, without line breaks or other control characters that a name may hold."""
+    return cell if cell.isprintable() else ascii(cell)[1:-1]
 
 
 def _cut(cell: str, width: int, path: bool) -> str:
@@ -77,7 +82,7 @@ def fold(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 def _without(path: str, position: int) -> str:
     """The path with the number at a position left out; the path itself where there is none."""
     parts = path.split(".")
-    if position < len(parts) and parts[position].isdigit():
+    if position < len(parts) and parts[position].isdecimal() and parts[position] == str(int(parts[position])):
         parts[position] = "#"
     return ".".join(parts)
 

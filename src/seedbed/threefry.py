@@ -20,6 +20,8 @@ Key = tuple[int, int, int, int]
 
 ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
 PARITY = 0x1BD11BDA
+FLOAT8 = {"float8_e4m3fn": (3, -6, 0x7E), "float8_e5m2": (2, -14, 0x7C)}
+"""Bits of the fraction, smallest exponent, and the code of all that is too large: 448; infinity."""
 
 
 def threefry4x32(key: Key, counter: tuple[Any, Any, Any, Any]) -> tuple[Words, Words, Words, Words]:
@@ -171,12 +173,13 @@ def scaled(values: Floats, factor: float, shift: float) -> Floats:
     """`shift + factor * values`, factor and shift rounded to float32 first.
 
     One float32 product when the shift is 0; otherwise product and sum in float64, where the product
-    is exact, and one rounding.
+    is exact, and one rounding. What float32 cannot hold becomes infinite.
     """
     by, to = np.float32(factor), np.float32(shift)
-    if to == 0:
-        return values * by
-    return (values.astype(np.float64) * np.float64(by) + np.float64(to)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        if to == 0:
+            return values * by
+        return (values.astype(np.float64) * np.float64(by) + np.float64(to)).astype(np.float32)
 
 
 def uniform(words: Words, low: float, high: float) -> Floats:
@@ -190,16 +193,22 @@ def uniform(words: Words, low: float, high: float) -> Floats:
     least, bound = np.float32(low), np.float32(high)
     if least >= bound:
         return np.full_like(values, least)
-    return np.clip(values, least, np.nextafter(bound, least))
+    last = np.nextafter(bound, least)
+    values = np.where(values <= least, least, values)  # not np.clip: which of two zeros it returns is not said
+    return np.where(values >= last, last, values)
 
 
 def rounded(values: Floats, dtype: str) -> NDArray[Any]:
-    """float32 values in another dtype, to nearest, ties to even; bfloat16 as its bits in uint16.
+    """float32 values in another floating-point dtype, to nearest, ties to even.
+
+    What NumPy lacks is given as its bits: bfloat16 in uint16, the two float8 in uint8.
 
     Example:
         >>> [hex(int(b)) for b in rounded(np.array([1.0, 1.00390625, 1.01171875], np.float32), "bfloat16")]
         ['0x3f80', '0x3f80', '0x3f82']
     """
+    if dtype in FLOAT8:
+        return _float8(values, *FLOAT8[dtype])
     if dtype != "bfloat16":
         with np.errstate(over="ignore"):
             return values.astype(dtype)
@@ -207,3 +216,12 @@ def rounded(values: Floats, dtype: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         upper = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.where(np.isnan(values), np.uint32(0x7FC0), upper).astype(np.uint16)
+
+
+def _float8(values: Floats, mantissa: int, smallest: int, largest: int) -> NDArray[np.uint8]:
+    nan = np.isnan(values)
+    size = np.where(nan, 0, np.minimum(np.abs(values), np.float32(2**16)))
+    exponent = np.where(size < 2.0**smallest, smallest, np.frexp(size)[1] - 1)
+    steps = np.rint(np.ldexp(size, mantissa - exponent)).astype(np.int32)  # of the size they have at this exponent
+    code = np.minimum(((exponent - smallest) << mantissa) + steps, largest)
+    return np.where(nan, 0x7F, code + np.signbit(values) * 0x80).astype(np.uint8)

@@ -14,7 +14,7 @@ from seedbed.check import Findings
 from seedbed.errors import InputError, PlanError
 from seedbed.frameworks import framework_of, loaded
 from seedbed.initializers import Initializer
-from seedbed.materialize import Progress, run
+from seedbed.materialize import Progress, Which, run
 from seedbed.plan import Plan, decide
 from seedbed.recipe import InitializerLike, Recipe, WhereLike
 from seedbed.recipes import recipe_of
@@ -137,13 +137,15 @@ def materialize(
         [42.0, 42.0, 42.0]
     """
     plan.require_known()
-    return _carry_out(plan, model, device, threads, progress)
+    return _carry_out(plan, model, "all", device, threads, progress)
 
 
-def _carry_out(plan: Plan, model: Any, device: Any, threads: int | None, progress: ProgressLike) -> Any:
+def _carry_out(
+    plan: Plan, model: Any, which: Which, device: Any, threads: int | None = None, progress: ProgressLike = None
+) -> Any:
     total = sum(e.spec.nbytes for e in plan if e.settled and not e.kept)
     with (
-        framework_of(model).placing(plan, model, device, partly=bool(plan.unknown)) as jobs,
+        framework_of(model).placing(plan, model, device, which) as jobs,
         _shown(progress, total, "starting") as report,
     ):
         run(jobs, threads=threads, progress=report)
@@ -198,7 +200,7 @@ def initialize(
         return materialize(decided, model, device=device, threads=threads, progress=progress)
     if inputs or keywords:
         decided.require_known()
-    _carry_out(decided, model, device, threads, progress)
+    _carry_out(decided, model, "known", device, threads, progress)
     framework.keep(model, made, seed, streams, device)
     return model
 
@@ -212,11 +214,12 @@ def start(
     streams: Mapping[str, str] | None,
     device: Any = None,
 ) -> None:
-    """Carry out a kept wish, on the inputs of the model's first call."""
+    """Carry out a kept wish, on the inputs of the model's first call, where it still waits."""
     framework = framework_of(model)
     specs = framework.trace(model, inputs, keywords)
     decided = decide(specs, recipe, seed=seed, streams=streams, translate=framework.translate)
-    materialize(decided, model, device=device)
+    decided.require_known()
+    _carry_out(decided, model, "waiting", device)
 
 
 def apply_init(model: Any, inputs: Any, init: Any = None, *, seed: int = 0) -> Any:

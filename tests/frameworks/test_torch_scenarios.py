@@ -70,7 +70,7 @@ def test_a2_the_first_weight_is_shown_with_its_unknown_size():
         lambda w: w.numpy(),
         lambda w: w.numel(),
         lambda w: w.detach(),
-        lambda w: nn.init.zeros_(w),
+        nn.init.zeros_,
     ],
 )
 def test_a3_a_value_read_too_early_is_an_error_that_names_the_parameter(read):
@@ -107,6 +107,20 @@ def test_a4_the_last_wish_is_the_one_carried_out():
     sb.initialize(net, recipe="xavier", seed=1)
     net(torch.rand(2, 20))
     assert sb.check(net, sb.plan(mlp(), (2, 20), recipe="xavier", seed=1))
+
+
+def test_a4_what_is_loaded_or_written_after_the_wish_stays():
+    net = nn.Sequential(nn.Linear(20, 8), nn.LazyLinear(256), nn.LazyLinear(10))
+    sb.initialize(net, recipe="he")
+    with torch.no_grad():
+        net[0].weight.fill_(3)
+    loaded = {"1.weight": torch.full((256, 8), 5.0), "1.bias": torch.full((256,), 6.0)}
+    net.load_state_dict(loaded, strict=False)
+    net(torch.rand(2, 20))
+    assert (net[0].weight == 3).all()
+    assert (net[1].weight == 5).all()
+    assert (net[1].bias == 6).all()
+    assert sb.check(net, sb.plan(net, recipe="he"))["2.weight"].verdict == "equal"
 
 
 def test_a4_a_wish_that_cannot_be_meant_is_refused_at_once():
@@ -310,7 +324,9 @@ def test_b2_every_parameter_the_constant_one_and_no_buffer():
 
 def test_b3_each_block_its_own_rule():
     net = mlp()
-    sb.initialize(net, (2, 20), recipe={"0.weight": i.XavierUniform(), "2.weight": i.Constant(value=42), "*.bias": i.Zeros()})
+    sb.initialize(
+        net, (2, 20), recipe={"0.weight": i.XavierUniform(), "2.weight": i.Constant(value=42), "*.bias": i.Zeros()}
+    )
     bound = math.sqrt(6 / (20 + 256))
     assert 0.99 * bound < net[0].weight.abs().max() < bound
     assert (net[2].weight == 42).all()
@@ -397,7 +413,9 @@ def test_b6_deterministic_ones_give_torchs_own_values(name):
     assert torch.equal(sb.initialize(net, recipe=ours).weight, expected)
 
 
-@pytest.mark.parametrize("name", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"])
+@pytest.mark.parametrize(
+    "name", ["linear", "conv2d", "conv_transpose3d", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
+)
 def test_b6_gains_are_torchs(name):
     assert i.gain(name) == nn.init.calculate_gain(name)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 from seedbed.check import Holder
 from seedbed.errors import ModelError
 from seedbed.initializers import Initializer, Native
-from seedbed.materialize import Destination
+from seedbed.materialize import Destination, Which
 from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
@@ -42,9 +42,9 @@ class Framework(Protocol):
         """One of the framework's own initializers as one of ours, for one parameter."""
 
     def placing(
-        self, plan: Plan, model: Any, device: Any, *, partly: bool
+        self, plan: Plan, model: Any, device: Any, which: Which
     ) -> AbstractContextManager[Iterable[tuple[Entry, Destination]]]:
-        """Where the plan's values go; memory is made where there is none. Partly: only what is settled."""
+        """Where the plan's values go; memory is made where there is none."""
 
     def keep(
         self, model: Any, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any

@@ -90,7 +90,7 @@ def from_dict(data: object) -> Initializer:
     data = {"name": data} if isinstance(data, str) else data
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
         raise RecipeError(f"An initializer must be a name, or a table with a name, got {data!r}.")
-    name, arguments = data["name"], {k: v for k, v in data.items() if k != "name"}
+    name, arguments = data["name"], {str(k): v for k, v in data.items() if k != "name"}
     if name == "Custom":
         raise RecipeError(
             f"Custom({arguments.get('function', '')}): a function cannot be read from a file.",
@@ -103,29 +103,31 @@ def from_dict(data: object) -> Initializer:
     for argument in arguments:
         if argument not in known:
             raise RecipeError(f"{name} has no argument {argument!r}.", remedy=nearest(argument, known))
+    fields = dataclasses.fields(cls)
+    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in arguments]
+    if missing:
+        raise RecipeError(
+            f"{name} needs {' and '.join(f'`{m}`' for m in missing)}.", remedy=f"Give {name} all it needs."
+        )
     if cls is Mixture:
-        arguments["parts"] = [(_entry(p, "probability"), from_dict(_entry(p, "initializer"))) for p in _list(arguments)]
+        arguments["parts"] = _pairs(arguments, "Mixture", "parts", "probability")
     if cls is Overlay:
-        boxes = arguments.get("boxes", ())
-        pairs = ((tuple(tuple(side) for side in _entry(b, "box")), from_dict(_entry(b, "initializer"))) for b in boxes)
-        arguments = {"base": from_dict(arguments.get("base")), "boxes": tuple(pairs)}
-    try:
-        return cls(**arguments)
-    except TypeError:
-        missing = [
-            f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in arguments
-        ]
-        raise RecipeError(f"{name} needs {' and '.join(f'`{m}`' for m in missing)}.") from None
+        boxes = _pairs(arguments, "Overlay", "boxes", "box") if "boxes" in arguments else ()
+        arguments = {"base": from_dict(arguments["base"]), "boxes": tuple((_tuples(box), part) for box, part in boxes)}
+    return cls(**arguments)
 
 
-def _list(arguments: Mapping[str, Any]) -> Sequence[Any]:
-    parts = arguments.get("parts")
-    if not isinstance(parts, Sequence) or isinstance(parts, str):
-        raise RecipeError(f"Mixture: `parts` must be a list of tables, got {parts!r}.")
-    return parts
+def _pairs(arguments: Mapping[str, Any], owner: str, argument: str, key: str) -> list[tuple[Any, Initializer]]:
+    tables = arguments[argument]
+    if not isinstance(tables, Sequence) or isinstance(tables, str):
+        raise RecipeError(f"{owner}: `{argument}` must be a list of tables, got {tables!r}.")
+    for table in tables:
+        if not isinstance(table, Mapping) or set(table) != {key, "initializer"}:
+            raise RecipeError(
+                f"{owner}: each of `{argument}` must be a table of `{key}` and `initializer`, got {table!r}."
+            )
+    return [(table[key], from_dict(table["initializer"])) for table in tables]
 
 
-def _entry(data: object, name: str) -> Any:
-    if not isinstance(data, Mapping) or name not in data:
-        raise RecipeError(f"Each part must be a table with `{name}` and `initializer`, got {data!r}.")
-    return data[name]
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from seedbed.errors import RecipeError
+from seedbed.errors import InitializerError, RecipeError
 from seedbed.initializers.initializer import HasFan, Initializer
 
 Box = tuple[tuple[int, int], ...]
@@ -28,7 +28,7 @@ class Native(Initializer):
     def to_dict(self) -> dict[str, Any]:
         raise RecipeError(
             f"{self.name}: a framework's own initializer cannot be written to a file.",
-            remedy="Use one of seedbed's initializers, or write the plan instead: there it is already translated.",
+            remedy="Use one of seedbed's initializers, or write a plan whose sizes are settled: there it is translated.",
         )
 
     def __repr__(self) -> str:
@@ -47,6 +47,10 @@ class Keep(Initializer):
 
     values: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, bool):
+            raise InitializerError(f"Keep: `values` must be True or False, got {self.values!r}.")
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Overlay(Initializer):
@@ -56,7 +60,11 @@ class Overlay(Initializer):
         base: Fills everything outside the boxes.
         boxes: Pairs of a box, one (start, stop) per axis, and its initializer; later ones win.
 
+    Raises:
+        InitializerError: A box is not one, or what should fill it makes no numbers of its own.
+
     Example:
+        >>> from seedbed.initializers import Normal, Zeros
         >>> print(Overlay(base=Normal(std=1.0), boxes=((((0, 1), (0, 8)), Zeros()),)))
         Normal(std=1), [0:1, 0:8] Zeros()
     """
@@ -64,10 +72,35 @@ class Overlay(Initializer):
     base: Initializer
     boxes: tuple[tuple[Box, Initializer], ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        pairs = tuple(self.boxes)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 and _is_box(pair[0]) for pair in pairs):
+            raise InitializerError(
+                f"Overlay: `boxes` must be pairs of a box and an initializer, got {self.boxes!r}.",
+                remedy="Write one (start, stop) per axis: boxes=((((0, 1), (0, 8)), Zeros()),).",
+            )
+        object.__setattr__(self, "boxes", pairs)
+        for part in (self.base, *(i for _, i in pairs)):
+            if not isinstance(part, Initializer) or isinstance(part, (Keep, Native)):
+                raise InitializerError(f"Overlay: every part must make numbers of its own, got {part!r}.")
+
+    @property
+    def parts(self) -> tuple[Initializer, ...]:
+        """The base and what fills the boxes."""
+        return (self.base, *(i for _, i in self.boxes))
+
     def resolve(self, spec: HasFan) -> Initializer | None:
-        base = self.base.resolve(spec)
-        return Overlay(base=base, boxes=self.boxes) if base else None
+        base, *inside = (part.resolve(spec) for part in self.parts)
+        boxes = tuple((box, part) for (box, _), part in zip(self.boxes, inside, strict=True) if part)
+        return Overlay(base=base, boxes=boxes) if base and len(boxes) == len(self.boxes) else None
 
     def __str__(self) -> str:
         boxes = [f"[{', '.join(f'{a}:{b}' for a, b in box)}] {part}" for box, part in self.boxes]
         return ", ".join([str(self.base), *boxes])
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(side, tuple) and len(side) == 2 and all(type(n) is int for n in side) and 0 <= side[0] <= side[1]
+        for side in value
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from seedbed.errors import InitializerError
+from seedbed.errors import InitializerError, columns
 from seedbed.initializers.initializer import FLOAT32_MAX, HasFan, Initializer, is_number, number
 
 
@@ -154,7 +154,13 @@ class Mixture(Initializer):
     parts: tuple[tuple[float, Initializer], ...]
 
     def __init__(self, parts: Sequence[tuple[float, Initializer]]) -> None:
-        object.__setattr__(self, "parts", tuple((p, i) for p, i in parts))
+        try:
+            object.__setattr__(self, "parts", tuple((p, i) for p, i in parts))
+        except (TypeError, ValueError):
+            raise InitializerError(
+                f"Mixture: `parts` must be pairs of a probability and an initializer, got {parts!r}.",
+                remedy="Write Mixture([(probability, Zeros()), (probability, Uniform(low=..., high=...))]).",
+            ) from None
         for place, (probability, part) in enumerate(self.parts, 1):
             if not (isinstance(part, Initializer) and part.elementwise):
                 raise InitializerError(
@@ -163,11 +169,12 @@ class Mixture(Initializer):
                 )
             if not is_number(probability) or not 0 <= probability <= 1:
                 raise InitializerError(f"Mixture: probability {place} must be from 0 to 1, got {probability!r}.")
+        object.__setattr__(self, "parts", tuple((p if type(p) is int else float(p), i) for p, i in self.parts))
         total = math.fsum(p for p, _ in self.parts)
         if abs(total - 1.0) > 1e-6:
             raise InitializerError(
-                f"Mixture: the probabilities must sum to 1, got {total:.6g}.",
-                facts=[f"{p!r}  {i!r}" for p, i in self.parts],
+                f"Mixture: the probabilities must sum to 1, got {total:.9g}.",
+                facts=columns([(p, i) for p, i in self.parts]),
             )
 
     def thresholds(self) -> tuple[int, ...]:

@@ -40,6 +40,7 @@ class Initializer:
         """Plain data, read back by `from_dict`.
 
         Example:
+            >>> from seedbed.initializers import Normal
             >>> Normal(std=0.02).to_dict()
             {'name': 'Normal', 'std': 0.02}
         """
@@ -76,7 +77,10 @@ def _short(value: Any) -> str:
 
 def is_number(value: object) -> bool:
     """Whether `value` is a finite real number, NumPy's included."""
-    return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
+    try:
+        return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def number(owner: Initializer, name: str, *, least: float | None = None, above: float | None = None) -> None:
@@ -93,7 +97,7 @@ def number(owner: Initializer, name: str, *, least: float | None = None, above: 
             got=value,
         )
     if not isinstance(value, int):
-        object.__setattr__(owner, name, float(value))
+        object.__setattr__(owner, name, float(value) + 0.0)  # one zero: equal initializers give equal bits
 
 
 def choice(owner: Initializer, name: str, known: Sequence[str]) -> None:

@@ -40,6 +40,9 @@ class Orthogonal(Initializer):
 class Identity(Initializer):
     """`gain` on the diagonal of a matrix, 0 elsewhere.
 
+    Args:
+        gain: Any finite number.
+
     Shapes:
         Two axes, not necessarily square.
     """

@@ -13,6 +13,8 @@ from seedbed.initializers.initializer import Fan, HasFan, Initializer, choice, n
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal cut at two."""
 
+CONVOLUTIONS = [f"conv{transposed}{axes}d" for transposed in ("", "_transpose") for axes in (1, 2, 3)]
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class VarianceScaling(Initializer):
@@ -197,12 +199,19 @@ class LecunNormal(_Row):
 def gain(nonlinearity: str, slope: float = 0.01) -> float:
     """The gain usually recommended after a nonlinearity, as in `torch.nn.init.calculate_gain`.
 
+    Args:
+        nonlinearity: Its name, as torch has it.
+        slope: Of `leaky_relu` below 0.
+
+    Raises:
+        InitializerError: The name is unknown.
+
     Example:
         >>> gain("relu") ** 2
         2.0000000000000004
     """
     table = {
-        **dict.fromkeys(("linear", "identity", "conv", "sigmoid"), 1.0),
+        **dict.fromkeys(("linear", "identity", "sigmoid", *CONVOLUTIONS), 1.0),
         "tanh": 5.0 / 3.0,
         "relu": math.sqrt(2.0),
         "leaky_relu": math.sqrt(2.0 / (1.0 + slope * slope)),

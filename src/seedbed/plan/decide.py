@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from seedbed.errors import (
@@ -13,14 +15,17 @@ from seedbed.errors import (
     UnusedRuleError,
     columns,
     count,
+    nearest,
     shown,
 )
 from seedbed.initializers import (
+    Box,
     Constant,
     Dirac,
     Identity,
     Initializer,
     Keep,
+    Mixture,
     Native,
     Ones,
     Orthogonal,
@@ -29,8 +34,8 @@ from seedbed.initializers import (
     Zeros,
 )
 from seedbed.plan.entries import Entry, Key, Plan
-from seedbed.recipe import Recipe, Rule
-from seedbed.spec import FLOATS, ParamSpec, Specs
+from seedbed.recipe import Recipe
+from seedbed.spec import ITEMSIZE, ParamSpec, Shape, Specs
 
 Translate = Callable[[Native, ParamSpec], Initializer]
 
@@ -68,15 +73,10 @@ def decide(
         >>> [(e.spec.path, e.start) for e in plan]
         [('h.0.ln.weight', Ones()), ('h.0.ln.bias', Zeros())]
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise PlanError(f"seed: must be a whole number from 0 to 2**64 - 1, got {seed!r}.")
-    streams = dict(streams or {})
-    for path in streams:
-        if not any(path in s.paths for s in specs):
-            raise PlanError(f"streams: {path!r} is not a parameter of the model.", path=path)
+    seed, streams = _seed(seed), _streams(streams, specs)
     entries, failures = [], []
-    for spec, rule in _match(specs, recipe):
-        number = recipe.rules.index(rule) + 1 if rule and recipe else 0
+    for spec, number in _match(specs, recipe):
+        rule = recipe.rules[number] if recipe and number is not None else None
         asked = rule.initializer if rule else Keep()
         stream = next((streams[p] for p in spec.paths if p in streams), spec.path)
         try:
@@ -87,28 +87,58 @@ def decide(
             failures.append((spec, error))
             continue
         origin = spec.origin or "as constructed"
-        why = f"rule {number}: {rule.where}" if rule and asked != Keep() else origin
+        why = f"rule {(number or 0) + 1}: {rule.where}" if rule and asked != Keep() else origin
         entries.append(Entry(spec=spec, initializer=asked, start=start, why=why, stream=stream, seed=seed))
     _raise_all(failures)
     _distinct(entries)
     return Plan(tuple(entries), seed, recipe.name if recipe else "", specs.framework, specs.settled)
 
 
+def _seed(seed: int) -> int:
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        raise PlanError(f"seed: must be a whole number from 0 to 2**64 - 1, got {seed!r}.", seed=seed)
+    return number
+
+
+def _streams(streams: Mapping[str, str] | None, specs: Specs) -> dict[str, str]:
+    if streams is not None and not (isinstance(streams, Mapping) and all(isinstance(v, str) for v in streams.values())):
+        raise PlanError(
+            f"streams: must be a mapping of paths to names, got {streams!r}.", remedy="Write streams={path: name}."
+        )
+    paths = [p for s in specs for p in s.paths]
+    for path in streams or {}:
+        if path not in paths:
+            raise PlanError(
+                f"streams: {path!r} is not a parameter of the model.", remedy=nearest(str(path), paths), path=path
+            )
+    return dict(streams or {})
+
+
 def _translated(asked: Native, spec: ParamSpec, translate: Translate | None) -> Initializer:
     if translate is None:
-        raise PlanError(f"{spec.path}: {asked.name} belongs to a framework, and these specs to none.")
-    return translate(asked, spec) if spec.known else Keep()
+        raise PlanError(
+            f"{spec.path}: {asked.name} belongs to a framework, and these specs to none.",
+            remedy="Use one of seedbed.initializers, or Custom(function) for one of your own.",
+            path=spec.path,
+        )
+    return translate(asked, spec) if spec.known else asked
 
 
-def _match(specs: Specs, recipe: Recipe | None) -> list[tuple[ParamSpec, Rule | None]]:
+def _match(specs: Specs, recipe: Recipe | None) -> list[tuple[ParamSpec, int | None]]:
+    """Each spec with the place of the first rule that matches it."""
     if recipe is None:
         return [(s, None) for s in specs]
-    pairs = [(s, next((r for r in recipe if r.where.matches(s)), None)) for s in specs]
-    lost = [s for s, rule in pairs if rule is None and s.kind == "parameter"]
-    wins = [sum(r is rule for _, r in pairs) for rule in recipe]
+    pairs = [(s, next((n for n, r in enumerate(recipe) if r.where.matches(s)), None)) for s in specs]
+    lost = [s for s, n in pairs if n is None and s.kind == "parameter"]
+    wins = [sum(n == place for _, n in pairs) for place in range(len(recipe.rules))]
     if lost:
+        parameters = [s for s in specs if s.kind == "parameter"]
         raise UnmatchedError(
-            f"recipe {recipe.name!r}: {len(lost)} of {count(len(specs), 'parameter')} match no rule."
+            f"recipe {recipe.name!r}: {len(lost)} of {count(len(parameters), 'parameter')} match no rule."
             if len(lost) > 1
             else f"{lost[0].path}: matches no rule of recipe {recipe.name!r}.",
             facts=[
@@ -150,7 +180,7 @@ def _start(asked: Initializer, spec: ParamSpec) -> Initializer | None:
         asked = spec.start
     if isinstance(asked, Keep):
         return asked
-    start = asked.resolve(spec)
+    start = None if isinstance(asked, Native) else asked.resolve(spec)
     if start is not None:
         suits(start, spec)
     return start
@@ -158,15 +188,12 @@ def _start(asked: Initializer, spec: ParamSpec) -> Initializer | None:
 
 def suits(start: Initializer, spec: ParamSpec) -> None:
     """Raise `InitializerError` when `start` cannot fill a parameter of this shape or dtype."""
+    for part in start.parts if isinstance(start, Overlay) else ():
+        suits(part, spec)
     rank = len(spec.shape)
-    what = ""
-    exact = (Zeros, Ones, Constant, Identity, Dirac)
-    parts = [start.base, *(i for _, i in start.boxes)] if isinstance(start, Overlay) else [start]
-    whole = isinstance(start, Constant) and float(start.value).is_integer()
-    if spec.dtype not in FLOATS and not all(isinstance(p, exact) for p in parts):
-        what = f"fills floating-point parameters, and this one is {spec.dtype}"
-    elif spec.dtype not in FLOATS and isinstance(start, Constant) and not whole:
-        what = f"is not a whole number, and this one is {spec.dtype}"
+    what = _misfit(start, spec)
+    if what:
+        pass
     elif isinstance(start, Orthogonal) and rank - spec.axes.count("stack") < 2:
         what = "needs two axes or more"
     elif isinstance(start, (Identity, Sparse)) and rank != 2:
@@ -175,12 +202,44 @@ def suits(start: Initializer, spec: ParamSpec) -> None:
         what = "needs three to five axes"
     elif isinstance(start, Dirac) and spec.shape[0] is not None and spec.shape[0] % start.groups:
         what = "needs a number of outputs that its groups divide"
+    elif isinstance(start, Overlay) and not all(_inside(box, spec.shape) for box, _ in start.boxes):
+        what = "has a box that reaches outside"
     if what:
         raise InitializerError(
             f"{spec.path}: {start} {what}.",
             facts=[f"shape  {spec.shown_shape}", f"dtype  {spec.dtype}", f"layer  {spec.layer or '?'}"],
+            remedy=f"Give it a rule of its own, before the others: Rule({spec.path!r}, ...).",
             path=spec.path,
         )
+
+
+def _misfit(start: Initializer, spec: ParamSpec) -> str:
+    """Why a dtype cannot hold the values of a start, if it cannot."""
+    parts = [i for _, i in start.parts] if isinstance(start, Mixture) else [start]
+    for value in (p.value if isinstance(p, Constant) else p.gain for p in parts if isinstance(p, (Constant, Identity))):
+        low, high = _range(spec.dtype)
+        if "float" not in spec.dtype and not float(value).is_integer():
+            return f"is not a whole number, and this one is {spec.dtype}"
+        if not low <= value <= high:
+            return f"is out of the range of {spec.dtype}"
+    if "float" not in spec.dtype and not isinstance(start, (Zeros, Ones, Constant, Identity, Dirac, Overlay)):
+        return f"fills floating-point parameters, and this one is {spec.dtype}"
+    return ""
+
+
+def _range(dtype: str) -> tuple[float, float]:
+    """The smallest and largest value of a dtype."""
+    bits = 8 * ITEMSIZE[dtype]
+    if dtype.startswith("uint") or dtype == "bool":
+        return 0, 1 if dtype == "bool" else 2**bits - 1
+    if dtype.startswith("int"):
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    largest = {"float16": 65504, "float8_e4m3fn": 448, "float8_e5m2": 57344}.get(dtype, math.inf)
+    return -largest, largest
+
+
+def _inside(box: Box, shape: Shape) -> bool:
+    return len(box) == len(shape) and all(n is None or b <= n for (_, b), n in zip(box, shape, strict=True))
 
 
 def _raise_all(failures: Sequence[tuple[ParamSpec, SeedbedError]]) -> None:
@@ -189,7 +248,9 @@ def _raise_all(failures: Sequence[tuple[ParamSpec, SeedbedError]]) -> None:
     first = failures[0][1]
     if len(failures) == 1:
         raise first
-    remedy = ""
+    remedy = (
+        "Let the rule take only what it suits, such as\n    Rule(Where(role='weight'), ...)\nand give the others one."
+    )
     if all(isinstance(e, FanError) for _, e in failures):
         remedy = (
             "Give roles to their axes with specs.label(path, axes=(...)), let a rule take only what has fans, such as\n"

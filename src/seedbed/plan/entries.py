@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seedbed import table
-from seedbed.errors import PlanError, count
-from seedbed.initializers import Initializer, Keep, from_dict
-from seedbed.spec import ParamSpec, Settled, remarks, settled_from, unknown_sizes
+from seedbed.errors import PlanError, SeedbedError, count, no_path
+from seedbed.initializers import Initializer, Keep, Native, from_dict
+from seedbed.spec import UNREADABLE, ParamSpec, Settled, remarks, settled_from, unknown_sizes, unreadable
 
 VERSION = 1
 """Of the contract of the numbers (docs/determinism.md)."""
@@ -65,6 +65,11 @@ class Entry:
         return key(self.seed, self.stream.split("."))
 
     @property
+    def settled(self) -> bool:
+        """Whether its sizes and its start are known."""
+        return self.spec.known and self.start is not None
+
+    @property
     def kept(self) -> bool:
         """Whether the values that are there stay."""
         return self.start == Keep(values=True)
@@ -110,16 +115,16 @@ class Plan:
         for entry in self.entries:
             if path in entry.spec.paths:
                 return entry
-        raise KeyError(path)
+        raise no_path("plan", path, (p for e in self.entries for p in e.spec.paths))
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """Paths whose sizes are not all settled."""
-        return tuple(e.spec.path for e in self.entries if not e.spec.known)
+        return tuple(e.spec.path for e in self.entries if not e.settled)
 
     def require_known(self) -> None:
         """Raise `UnknownSizeError` unless every size is settled."""
-        specs = [e.spec for e in self.entries if not e.spec.known]
+        specs = [e.spec for e in self.entries if not e.settled]
         if specs:
             raise unknown_sizes(specs)
 
@@ -135,7 +140,7 @@ class Plan:
         Names of recipes and rules, layers and origins are not part of it.
         """
         rows = [
-            [e.spec.path, e.spec.shape, e.spec.dtype, e.spec.axes, e.stream, _plain(e.start), list(e.spec.aliases)]
+            [e.spec.path, e.spec.shape, e.spec.dtype, e.spec.axes, e.stream, _decisive(e), list(e.spec.aliases)]
             for e in self.entries
         ]
         text = json.dumps([VERSION, self.seed, rows], sort_keys=True, separators=(",", ":"))
@@ -174,7 +179,11 @@ class Plan:
         try:
             data = json.loads(text)
             if data["seedbed"] != VERSION:
-                raise PlanError(f"The plan is of version {data['seedbed']!r}; this seedbed reads version {VERSION}.")
+                raise PlanError(
+                    "The plan is of a version that this seedbed does not read.",
+                    facts=[f"expected  {VERSION}", f"got       {data['seedbed']!r}"],
+                    remedy="Make the plan again, from the model and the recipe.",
+                )
             entries = []
             for e in data["entries"]:
                 spec = ParamSpec.from_dict(e["spec"])
@@ -191,10 +200,17 @@ class Plan:
                 )
             settled = settled_from(data["settled"])
             plan = cls(tuple(entries), data["seed"], data["recipe"], data["framework"], settled)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise PlanError(f"This is not a plan that seedbed wrote: {type(error).__name__}: {error}.") from None
-        if plan.fingerprint() != data["fingerprint"]:
-            raise PlanError("The plan was changed since it was written: its fingerprint differs.")
+            written, found = data["fingerprint"], plan.fingerprint()
+        except SeedbedError:
+            raise
+        except UNREADABLE as error:
+            raise unreadable("a plan", error) from None
+        if found != written:
+            raise PlanError(
+                "The plan was changed since it was written: its fingerprint differs.",
+                facts=[f"written  {written}", f"found    {found}"],
+                remedy="Change the recipe and make the plan again, from the model and the recipe.",
+            )
         return plan
 
     def table(self, *, fold: bool | None = None, width: int | None = None) -> str:
@@ -206,7 +222,7 @@ class Plan:
     @property
     def summary(self) -> str:
         """One line: how many, how much, which seed, the fingerprint."""
-        known = [e.spec for e in self if e.spec.known]
+        known = [e.spec for e in self if e.settled]
         parts = [count(sum(s.count for s in known if s.kind == "parameter"), "value")]
         parts += [table.size(sum(s.nbytes for s in known))]
         if len(known) < len(self):
@@ -229,13 +245,16 @@ class Plan:
             for what, left, right in (
                 ("shape", a.spec.shown_shape, b.spec.shown_shape),
                 ("dtype", a.spec.dtype, b.spec.dtype),
-                ("starts as", a.shown_start if a.start != b.start else "", b.shown_start if a.start != b.start else ""),
                 ("stream", a.stream, b.stream),
                 ("seed", str(a.seed), str(b.seed)),
                 ("ties", ", ".join(a.spec.aliases), ", ".join(b.spec.aliases)),
             ):
                 if left != right:
                     rows.append((path, what, left, right))
+            if a.start != b.start or (a.start is None and a.initializer != b.initializer):
+                left, right = a.shown_start, b.shown_start
+                exact = repr(a.start), repr(b.start)  # when the difference is beyond the digits of a table
+                rows.append((path, "starts as", *((left, right) if left != right else exact)))
         return Difference(tuple(rows))
 
 
@@ -256,3 +275,21 @@ class Difference:
 
 def _plain(start: Initializer | None) -> Any:
     return None if start is None else start.to_dict()
+
+
+def _decisive(entry: Entry) -> Any:
+    """What decides an entry's numbers: its start, or what was asked while sizes are unknown."""
+    if entry.start is not None:
+        return _floats(entry.start.to_dict())
+    asked = entry.initializer
+    return ["asked", str(asked) if isinstance(asked, Native) else _floats(asked.to_dict())]
+
+
+def _floats(value: Any) -> Any:
+    """Plain data in which 1 and 1.0 are one: initializers that are equal have one fingerprint."""
+    if isinstance(value, dict):
+        return {k: _floats(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_floats(v) for v in value]
+    exact = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53
+    return float(value) if exact else value

@@ -49,14 +49,14 @@ def read(path: str | os.PathLike[str]) -> Recipe:
     if file.suffix not in (".toml", ".json"):
         raise RecipeError(
             f"Unknown recipe {str(path)!r}.",
-            facts=[nearest(str(path), NAMED)],
-            remedy="Give a name, or a path to a file that ends in .toml or .json.",
+            remedy=f"{nearest(str(path), NAMED)}\n"
+            "Give a name, a file that ends in .toml or .json, or, on the command line, FILE.py:NAME.",
             name=str(path),
         )
     try:
         text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it is not UTF-8 text"
-        raise RecipeError(f"{file}: the recipe cannot be read: {reason}.") from None
+        raise RecipeError(f"{file}: the recipe cannot be read: {reason}.", path=str(file)) from None
     read_as = Recipe.from_toml if file.suffix == ".toml" else Recipe.from_json
     return read_as(text, source=str(file))

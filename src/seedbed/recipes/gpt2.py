@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 
-from seedbed.errors import RecipeError
+from seedbed.errors import RecipeError, shown
 from seedbed.initializers import Normal, Ones, Zeros
 from seedbed.recipe import Recipe, Rule, Where
 from seedbed.spec import Specs
@@ -25,8 +25,8 @@ def recipe(specs: Specs) -> Recipe:
     if not blocks:
         raise RecipeError(
             "recipe 'gpt2': the model has no blocks named h.0, blocks.0 or layers.0.",
-            facts=[f"its first parameter is {specs.params[0].path}"] if len(specs) else [],
-            remedy="Give a recipe for the names this model has.",
+            facts=["The parameters:", *shown([spec.path for spec in specs])],
+            remedy="Give a recipe for the names this model has, such as recipe='xavier'.",
         )
     residual = Normal(std=STD / math.sqrt(2 * len(blocks)))
     return Recipe(

@@ -14,6 +14,7 @@ from seedbed.errors import ModelError
 from seedbed.frameworks.torch import capture, layers, lazy, place, settle, shapes
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.initializers import Initializer, Native
+from seedbed.materialize import Which
 from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
@@ -98,7 +99,7 @@ def _owners(model: nn.Module) -> dict[str, list[str]]:
     inside: dict[int, int] = {}
     for members in storages.values():
         spans = {i: _span(tensors[i]) for i in members}
-        group = sorted(members, key=lambda i: -tensors[i].numel())
+        group = sorted(members, key=lambda i: (-tensors[i].numel(), not tensors[i].is_contiguous()))
         for n, i in enumerate(group[1:], 1):
             for j in group[:n]:
                 (a, b), (c, d) = spans[i], spans[j]
@@ -129,10 +130,10 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
 
 
 def placing(
-    plan: Plan, model: nn.Module, device: Any, *, partly: bool
+    plan: Plan, model: nn.Module, device: Any, which: Which
 ) -> AbstractContextManager[list[tuple[Entry, place.Memory]]]:
     """Where the plan's values go, in the model."""
-    return place.placing(plan, model, torch.device(device) if device is not None else None, partly)
+    return place.placing(plan, model, torch.device(device) if device is not None else None, which)
 
 
 def keep(model: nn.Module, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any) -> None:

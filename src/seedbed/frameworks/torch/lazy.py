@@ -134,16 +134,15 @@ def name_parameters(model: nn.Module) -> None:
             parameter._seedbed_path = path
 
 
-def settle_layers(model: nn.Module, plan: Plan, device: torch.device | None) -> None:
-    """Turn lazy layers into what they become, with memory of the plan's shapes and no values in it."""
+def settle_layers(model: nn.Module, plan: Plan) -> None:
+    """Turn lazy layers into what they become, of the plan's shapes, on their device, without values."""
     attributes: Mapping[str, Any] = {s.path: dict(s.attributes) for s in plan.settled}
     for path, module in model.named_modules():
         own = [*module._parameters.items(), *module._buffers.items()]
         for name, tensor in own:
             if tensor is not None and is_lazy(tensor):
                 spec = plan[f"{path}.{name}" if path else name].spec
-                where = device or (tensor.device if tensor.device.type != "meta" else torch.device("cpu"))
-                tensor.materialize(spec.sizes, device=where)
+                tensor.materialize(spec.sizes)
         if isinstance(module, torch_lazy.LazyModuleMixin):
             vars(module).update(attributes.get(path, {}))
             for handle in ("_initialize_hook", "_load_hook"):

@@ -17,6 +17,7 @@ from seedbed.fill import Region, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.shapes import named_tensors
+from seedbed.materialize import Which
 from seedbed.plan import Entry, Plan
 
 BITS = {"uint8": torch.uint8, "uint16": torch.uint16}
@@ -51,33 +52,33 @@ def view_of(tensor: torch.Tensor, dtype: str) -> NDArray[Any]:
 
 @contextmanager
 def placing(
-    plan: Plan, model: nn.Module, device: torch.device | None, partly: bool
+    plan: Plan, model: nn.Module, device: torch.device | None, which: Which
 ) -> Iterator[list[tuple[Entry, Memory]]]:
     """Make room for every parameter and buffer of a plan, and say where it is; inside, they are filled.
 
     Lazy layers are settled, parameters on the meta device get memory; all stay the same objects, ties
-    and views included. Partly: only what is settled, and lazy layers stay as they are. Threads that call
-    a model whose start was waiting for that call wait until the end.
+    and views included. `known` leaves lazy layers as they are; `waiting` fills those alone, so that what
+    was loaded or written since the wish was kept stays. Threads that call a model whose start was waiting
+    for that call wait until the end.
 
     Raises:
         PlanError: The plan is for another model; every difference is listed.
     """
     with STARTING, torch.inference_mode(mode=False):  # memory made in inference mode could not be trained
-        _fit(plan, dict(named_tensors(model)))
-        if not partly:
-            settle_layers(model, plan, device)
         tensors = dict(named_tensors(model))
-        jobs = []
-        for entry in plan:
-            tensor = tensors[entry.spec.path]
-            if not entry.settled or is_lazy(tensor):
-                continue
-            if tensor.is_meta:
-                _allocate(entry, tensors, device or torch.device("cpu"))
-            if not entry.kept:
-                jobs.append((entry, Memory(tensor, entry.spec.dtype)))
-        yield jobs
-        if not partly:
+        _fit(plan, tensors)
+        waiting = {path for path, t in tensors.items() if is_lazy(t)}
+        if which != "known":
+            settle_layers(model, plan)
+        tensors = dict(named_tensors(model))
+        ready = [e for e in plan if e.settled and not is_lazy(tensors[e.spec.path])]
+        with _without_weak_references(model):
+            for entry in ready:
+                if tensors[entry.spec.path].is_meta:
+                    _allocate(entry, tensors, device or torch.device("cpu"))
+        ready = [e for e in ready if not e.kept and (which != "waiting" or e.spec.path in waiting)]
+        yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
+        if which != "known":
             forget(model)
 
 
@@ -109,6 +110,17 @@ def _fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
             facts=shown(homeless),
             remedy="Give it a rule, or build the model with memory, where its constructor computes it.",
         )
+
+
+@contextmanager
+def _without_weak_references(model: nn.Module) -> Iterator[None]:
+    """Recurrent layers refer to their weights weakly, and a tensor so referred to cannot be swapped."""
+    recurrent = [m for m in model.modules() if isinstance(m, nn.RNNBase) and any(p.is_meta for p in m.parameters())]
+    for module in recurrent:
+        module._flat_weight_refs = []
+    yield
+    for module in recurrent:
+        module._init_flat_weights()
 
 
 def _allocate(entry: Entry, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:

@@ -1,0 +1,387 @@
+"""PyTorch beyond the scenarios: its layers' own starts, identities, and the traps of lazy and meta models."""
+
+import copy
+import inspect
+import pickle
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import seedbed as sb
+from seedbed import initializers as i
+from seedbed.errors import InputError, ModelError, PlanError, ShapeError, UnknownSizeError, UnmatchedError
+from seedbed.fill import fill
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:enable_nested_tensor", "ignore:.*deprecated:FutureWarning", "ignore:Initializing zero-element"
+)
+
+
+@pytest.fixture(autouse=True)
+def _poison():
+    """Memory that nobody wrote reads as NaN, or as the largest integer."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+ARGUMENTS = {
+    "AdaptiveLogSoftmaxWithLoss": (8, 60, [10, 20]), "BatchNorm1d": (4,), "BatchNorm2d": (4,), "BatchNorm3d": (4,),
+    "Bilinear": (30, 40, 50), "Conv1d": (40, 60, 3), "Conv2d": (40, 60, 3), "Conv3d": (40, 60, 3),
+    "ConvTranspose1d": (40, 60, 3), "ConvTranspose2d": (40, 60, 3), "ConvTranspose3d": (40, 60, 3),
+    "Embedding": (300, 40, 0), "EmbeddingBag": (300, 40), "GRU": (30, 40), "GRUCell": (30, 40), "GroupNorm": (2, 4),
+    "InstanceNorm1d": (4, 1e-5, 0.1, True, True), "InstanceNorm2d": (4, 1e-5, 0.1, True, True),
+    "InstanceNorm3d": (4, 1e-5, 0.1, True, True), "LSTM": (30, 40, 2, True, False, 0.0, True, 20), "LSTMCell": (30, 40),
+    "LayerNorm": (4,), "Linear": (40, 50), "LinearCrossEntropyLoss": (40, 50), "MultiheadAttention": (64, 2, 0.0, True, True),
+    "PReLU": (), "RMSNorm": (4,), "RNN": (30, 40), "RNNBase": ("GRU", 30, 40), "RNNCell": (30, 40), "RNNCellBase": (30, 40, True, 4),
+    "SyncBatchNorm": (4,), "Transformer": (32, 2, 1, 1, 64), "TransformerDecoderLayer": (32, 2, 64),
+    "TransformerEncoderLayer": (32, 2, 64),
+}  # fmt: skip
+MADE_OF_OTHERS = {"DataParallel", "TransformerDecoder", "TransformerEncoder", "ParametrizationList"}
+
+
+def parametric():
+    """Names of torch.nn's classes with parameters or buffers, found by building what can be built."""
+    names = set()
+    for name, cls in inspect.getmembers(nn, inspect.isclass):
+        if not issubclass(cls, nn.Module) or name.startswith("Lazy") or name in ARGUMENTS:
+            continue
+        signature = inspect.signature(cls.__init__)
+        needed = [p for p in list(signature.parameters.values())[1:] if p.default is p.empty and p.kind < 2]
+        made = None
+        for arguments in [(2,) * len(needed), ((2,) * 2,) * len(needed)]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    made = cls(*arguments)
+                    break
+                except (TypeError, ValueError, NotImplementedError, AssertionError, AttributeError):
+                    continue
+        if made is not None and [*made.parameters(), *made.buffers()]:
+            names.add(name)
+    return names - MADE_OF_OTHERS
+
+
+def test_every_layer_of_torch_nn_with_parameters_is_in_the_table():
+    assert parametric() == set()
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_layers_own_start_is_the_one_its_constructor_gives(name):
+    """Constants equal, supports equal, and spreads within 6.5 standard errors of 300 values or more."""
+    cls = getattr(nn, name)
+    torch.manual_seed(0)
+    eager = cls(*ARGUMENTS[name])
+    with torch.device("meta"):
+        built = cls(*ARGUMENTS[name])
+    sb.initialize(built)
+    for path, theirs in eager.state_dict().items():
+        ours = built.state_dict()[path]
+        start = sb.plan(eager)[path].start
+        assert start is not None
+        assert ours.dtype == theirs.dtype
+        if isinstance(start, (i.Zeros, i.Ones, i.Constant)):
+            assert torch.equal(ours, theirs), path
+            continue
+        uniform = isinstance(start, i.Uniform)
+        if uniform:
+            assert start.low <= theirs.min()
+            assert theirs.max() <= start.high
+        n = theirs.numel()
+        kurtosis = 1.8 if uniform else 3.0
+        for values in (ours, theirs):
+            std = (start.high - start.low) / 12**0.5 if uniform else getattr(start, "base", start).std
+            if n >= 300:
+                assert values.double().std() / std == pytest.approx(
+                    1, abs=6.5 * ((kurtosis - 1) / 4 / n) ** 0.5 + 2 / 300
+                )
+            assert values.isfinite().all()
+    if name == "Embedding":
+        assert not built.weight[0].any()
+        assert built.weight[1:].all()
+
+
+def test_a_parent_that_restarts_its_children_is_heard_last():
+    attention = sb.plan(nn.MultiheadAttention(8, 2))
+    assert attention["out_proj.bias"].start == i.Zeros()
+    assert attention["out_proj.bias"].why == "MultiheadAttention._reset_parameters"
+    assert attention["out_proj.weight"].why == "NonDynamicallyQuantizableLinear.reset_parameters"
+
+
+def test_a_model_on_meta_becomes_real_and_stays_the_same_objects():
+    with torch.device("meta"):
+        net = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 4))
+    net[2].weight = net[0].weight
+    net[0].weight.tag = "kept"
+    before = list(net.parameters()), list(net.buffers())
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    sb.initialize(net, (3, 4))
+    assert all(a is b for a, b in zip([*before[0], *before[1]], [*net.parameters(), *net.buffers()], strict=True))
+    assert net[2].weight is net[0].weight
+    assert net[0].weight.tag == "kept"
+    assert type(net[0].weight) is nn.Parameter
+    assert all(t.device.type == "cpu" and t.isfinite().all() for t in [*net.parameters(), *net.buffers()])
+    net(torch.rand(3, 4)).sum().backward()
+    optimizer.step()
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("built_on", ["cpu", "meta"])
+def test_views_of_one_memory_stay_views(built_on):
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.whole = nn.Linear(6, 4)
+            self.register_buffer("middle", self.whole.weight.detach()[1:3])
+            self.turned = nn.Parameter(self.whole.weight.detach().t())
+
+    with torch.device(built_on):
+        net = Viewed()
+    plan = sb.plan(net)
+    assert plan["whole.weight"].spec.aliases == ("turned", "middle")
+    assert {e.spec.path for e in plan} == {"whole.weight", "whole.bias"}
+    plan.materialize(net)
+    assert torch.equal(net.middle, net.whole.weight[1:3])
+    assert torch.equal(net.turned, net.whole.weight.t())
+    with torch.no_grad():
+        net.whole.weight.fill_(3)
+    assert (net.middle == 3).all()
+    assert (net.turned == 3).all()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_models_of_other_dtypes_start_as_the_rounding_of_float32(dtype):
+    make = lambda: nn.Sequential(nn.LazyLinear(40), nn.LazyBatchNorm1d(), nn.LazyLinear(30))  # noqa: E731
+    exact = sb.initialize(make(), (2, 50), seed=3)
+    kind = getattr(torch, dtype)
+    for net in (sb.initialize(make().to(kind), (2, 50), seed=3), sb.initialize(make(), seed=3).to(kind)):
+        net(torch.rand(2, 50, dtype=kind))
+        for path, tensor in net.named_parameters():
+            assert tensor.dtype == kind
+            assert torch.equal(tensor, exact.get_parameter(path).to(kind)), path
+
+
+def test_threads_that_make_the_first_call_wait_for_the_start():
+    rows = torch.rand(3, 70)
+    for make in (lambda: nn.Sequential(nn.LazyLinear(500), nn.ReLU(), nn.LazyLinear(10)), lambda: nn.LazyLinear(400)):
+        for _ in range(10):
+            net, outs, barrier = sb.initialize(make(), recipe="he"), [], threading.Barrier(4)
+
+            def call(net=net, outs=outs, barrier=barrier):
+                barrier.wait()
+                outs.append(net(rows))
+
+            threads = [threading.Thread(target=call) for _ in range(4)]
+            [t.start() for t in threads]
+            [t.join() for t in threads]
+            expected = net(rows)
+            assert len(outs) == 4
+            assert all(torch.equal(out, expected) for out in outs)
+
+
+def test_a_first_call_in_inference_mode_leaves_a_net_that_can_be_trained():
+    net = sb.initialize(nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d()))
+    with torch.inference_mode():
+        net(torch.rand(2, 20))
+    net(torch.rand(2, 20)).sum().backward()
+    assert not any(p.is_inference() for p in net.parameters())
+
+
+def test_a_wish_is_carried_out_in_a_compiled_models_first_call():
+    net = sb.initialize(nn.Sequential(nn.LazyLinear(5), nn.ReLU(), nn.LazyLinear(2)), recipe="he", seed=2)
+    rows = torch.rand(2, 20)
+    out = torch.compile(net, backend="eager")(rows)
+    assert torch.equal(out, net(rows))
+    assert sb.check(net, sb.plan(net, recipe="he", seed=2))
+
+
+@pytest.mark.parametrize(
+    "copies", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_of_a_net_with_a_wish_keeps_a_wish_of_its_own(copies):
+    net = sb.initialize(nn.Sequential(nn.LazyLinear(5), nn.LazyLinear(3)), recipe="he", seed=2)
+    twin = copies(net)
+    twin(torch.rand(2, 9))
+    assert nn.parameter.is_lazy(net[0].weight)
+    assert sb.check(twin, sb.plan(twin, recipe="he", seed=2))
+    net(torch.rand(2, 9))
+    assert torch.equal(net[0].weight, twin[0].weight)
+
+
+def test_the_batch_of_a_dry_run_changes_nothing_even_with_dropout():
+    make = lambda: nn.Sequential(nn.LazyLinear(8), nn.Dropout(), nn.LazyLinear(3))  # noqa: E731
+    one, many = sb.initialize(make(), (1, 20)), sb.initialize(make(), (64, 20))
+    assert torch.equal(one[2].weight, many[2].weight)
+
+
+def test_zero_width_inputs_leave_nothing_unwritten():
+    net = sb.initialize(nn.LazyLinear(3), (1, 0))
+    assert net.weight.shape == (3, 0)
+    assert torch.equal(net.bias, torch.zeros(3))
+
+
+def test_a_checkpoint_of_another_width_in_a_lazy_layer_is_refused():
+    net = nn.Sequential(nn.LazyLinear(256))
+    net.load_state_dict({"0.weight": torch.zeros(99, 20), "0.bias": torch.zeros(99)})
+    with pytest.raises(ShapeError, match=r"^0\.weight: holds values of another size than its layer is to have"):
+        sb.initialize(net, (2, 20))
+
+
+class Many(nn.Module):
+    """Several inputs, by position, by name, in a dict and in a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.LazyLinear(2) for _ in range(4))
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x, pair, *, table, flag=True):
+        assert flag
+        return self.a(x) + self.b(pair[0]) + self.c(pair[1]) + self.d(table["rows"])
+
+
+def test_inputs_may_be_tuples_dicts_keywords_and_real_tensors():
+    net = Many()
+    specs = sb.trace(net, (3, 4), ((3, 5), sb.Input((3, 6))), table={"rows": torch.rand(3, 7)})
+    assert [specs[f"{n}.weight"].shape for n in "abcd"] == [(2, 4), (2, 5), (2, 6), (2, 7)]
+    assert specs.unreached == ("unused.weight", "unused.bias")
+    assert "not reached by the input" in str(specs)
+    arrays = sb.trace(net, np.zeros((3, 4), np.float32), [(3, 5), (3, 6)], table={"rows": (3, 7)}, flag=True)
+    assert arrays["d.weight"].shape == (2, 7)
+
+
+def test_arguments_that_a_forward_does_not_take_are_refused():
+    with pytest.raises(
+        InputError, match=r"missing a required keyword-only argument: 'table'|missing a required argument: 'table'"
+    ):
+        sb.trace(Many(), (3, 4), ((3, 5), (3, 6)))
+    with pytest.raises(InputError, match="Did you mean 'table'"):
+        sb.trace(Many(), (3, 4), ((3, 5), (3, 6)), tabel={"rows": (3, 7)})
+
+
+def test_what_the_input_does_not_reach_cannot_be_started():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.other = nn.LazyLinear(2), nn.LazyLinear(3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    net = Branch()
+    assert sb.plan(net, (2, 4)).unknown == ("other.weight", "other.bias")
+    with pytest.raises(UnknownSizeError, match="never reached by the input"):
+        sb.initialize(net, (2, 4))
+    assert nn.parameter.is_lazy(net.used.weight)
+
+
+def test_a_rule_for_a_parametrized_weight_takes_effect_or_is_an_error():
+    net = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3)))
+    with pytest.raises(UnmatchedError) as error:
+        sb.plan(net, recipe={"0.weight": i.Ones(), "*.bias": i.Zeros()})
+    assert error.value.paths == ("0.parametrizations.weight.original0", "0.parametrizations.weight.original1")
+    values = net[0].weight.detach().clone()
+    plan = sb.plan(net)
+    assert plan["0.parametrizations.weight.original0"].kept
+    plan.materialize(net)
+    assert torch.equal(net[0].weight, values)
+
+
+def test_a_constructors_values_are_kept_where_memory_is_and_refused_where_it_is_not():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gamma = nn.Parameter(1e-5 * torch.ones(3))
+            self.register_buffer("mask", torch.tril(torch.ones(3, 3)), persistent=False)
+
+    net = Scaled()
+    plan = sb.plan(net)
+    assert (plan["gamma"].kept, plan["mask"].kept, plan["mask"].spec.persistent) == (True, True, False)
+    sb.initialize(net)
+    assert torch.equal(net.gamma, 1e-5 * torch.ones(3))
+    assert sb.check(net, plan)["gamma"].verdict == "kept"
+    with torch.device("meta"):
+        net = Scaled()
+    with pytest.raises(PlanError, match=r"^gamma: the plan keeps its values, and it has none"):
+        sb.initialize(net)
+    assert net.gamma.is_meta
+
+
+def test_a_plan_for_another_model_is_refused_before_anything_is_written():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    values = net[0].weight.detach().clone()
+    with pytest.raises(PlanError, match="The plan does not fit the model: 3 of its parameters differ"):
+        sb.plan(
+            nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2), nn.PReLU()).to(torch.float32)[:2].append(nn.LayerNorm(2))
+        ).materialize(net)
+    assert torch.equal(net[0].weight, values)
+
+
+def test_a_start_that_was_interrupted_can_be_made_again():
+    net = nn.Sequential(nn.LazyLinear(40), nn.LazyLinear(30))
+    plan = sb.plan(net, (2, 20))
+
+    def stop(path, done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plan.materialize(net, progress=stop)
+    plan.materialize(net)
+    assert sb.check(net, plan)
+
+
+def test_the_numbers_of_a_model_are_those_of_its_plan_alone():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(5))
+    plan = sb.plan(net, (1, 3, 8, 8), recipe="he", seed=11)
+    torch.manual_seed(5)
+    plan.materialize(net)
+    for entry in sb.Plan.from_json(plan.to_json()):
+        assert (net.get_parameter(entry.spec.path).detach().numpy() == fill(entry)).all()
+
+
+def test_streams_give_equal_numbers_under_other_names():
+    one, two = nn.Sequential(nn.Linear(4, 3)), nn.ModuleDict({"fc": nn.Linear(4, 3)})
+    sb.initialize(one, seed=1)
+    sb.initialize(two, seed=1, streams={"fc.weight": "0.weight", "fc.bias": "0.bias"})
+    assert torch.equal(one[0].weight, two["fc"].weight)
+
+
+def test_plans_without_memory_cost_no_memory():
+    class Huge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(*(nn.LazyLinear(2**20) for _ in range(50)))
+
+        def forward(self, x):
+            return self.layers(x)
+
+    net = Huge()
+    plan = sb.plan(net, (1, 2**20), recipe="he")
+    assert sum(e.spec.nbytes for e in plan) > 2 * 10**14
+    assert all(p.data.untyped_storage().nbytes() == 0 for p in net.parameters())
+
+
+def test_a_model_that_cannot_be_copied_says_so():
+    net = nn.Sequential(nn.LazyLinear(3))
+    net.lock = threading.Lock()
+    with pytest.raises(ModelError, match=r"cannot be copied for a dry run: cannot pickle '_thread.lock' object"):
+        sb.plan(net, (2, 4))
+
+
+def test_attributes_that_hold_tensors_keep_their_memory():
+    net = nn.Sequential(nn.LazyLinear(3))
+    net.plain, net.listed = torch.ones(3), [torch.zeros(2)]
+    sb.plan(net, (2, 4))
+    assert net.plain.device.type == net.listed[0].device.type == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_on_another_device_gets_the_same_bits():
+    there = sb.initialize(nn.Linear(40, 30).cuda(), recipe="he")
+    here = sb.initialize(nn.Linear(40, 30), recipe="he")
+    assert torch.equal(there.weight.cpu(), here.weight)
