@@ -1,4 +1,4 @@
-"""Write the golden vectors of the contract of the numbers; takes some seconds.
+"""Write the golden vectors of the contract of the numbers.
 
     python scripts/make_golden.py tests/golden/numbers.json
 
@@ -9,9 +9,12 @@ one at the far end of a huge parameter, in every dtype.
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import seedbed as sb
 from seedbed import initializers as si
@@ -25,7 +28,7 @@ AXES = ("out", "in", "window")
 LARGE = 2**18
 
 
-def folded(draw, spec):
+def folded(draw: Any, spec: sb.ParamSpec) -> NDArray[Any]:
     """A `Custom` function that uses words, values and places."""
     sign = 1 - 2 * (draw.bits() & 1).astype(np.float32)
     return sign * draw.normal(std=0.5) * draw.uniform(1, 3) + draw.index(0) % 2
@@ -72,14 +75,16 @@ CASES = {
 }
 
 
-def hexadecimal(values):
+def hexadecimal(values: NDArray[Any]) -> str:
     """The bits of each value, as many digits as its dtype has."""
     width = values.dtype.itemsize
     words = np.ascontiguousarray(values).reshape(-1).view(f"u{width}").tolist()
     return " ".join(f"{word:0{2 * width}x}" for word in words)
 
 
-def region_of(start, shape, box, seed, dtypes):
+def region_of(
+    start: si.Initializer, shape: tuple[int, ...], box: Region, seed: int, dtypes: Sequence[str]
+) -> dict[str, Any]:
     """One region's bits in every dtype, with all that decides them."""
     bits = {}
     for dtype in dtypes:
@@ -89,7 +94,7 @@ def region_of(start, shape, box, seed, dtypes):
     return {"seed": seed, "shape": list(shape), "start": list(box.start), "stop": list(box.stop), "bits": bits}
 
 
-def record(start, dtypes):
+def record(start: si.Initializer, dtypes: Sequence[str]) -> dict[str, Any]:
     """A region of 12 values near the beginning, and one at the end of a huge parameter."""
     near, far = ((5, 7), Region((1, 2), (4, 6))), ((LARGE, LARGE), Region((LARGE - 2, LARGE - 6), (LARGE, LARGE)))
     if isinstance(start, si.Dirac):
@@ -102,7 +107,7 @@ def record(start, dtypes):
     return {"initializer": plain, "regions": regions}
 
 
-def vectors():
+def vectors() -> dict[str, Any]:
     """All of them, as plain data."""
     streams = [(0, []), (0, ["fc", "weight"]), (2**64 - 1, ["ab", "c"]), (2**64 - 1, ["a", "bc"]), (7, ["", "é"])]
     places = [(0, 0), (1, 3), (2, 2**34 - 5), (0, 2**60 + 1)]

@@ -41,7 +41,7 @@ def cases():
             yield from (pytest.param(name, region, dtype, id=f"{name}-{where}-{dtype}") for dtype in region["bits"])
 
 
-@pytest.mark.parametrize(("name", "region", "dtype"), cases())
+@pytest.mark.parametrize(("name", "region", "dtype"), list(cases()))
 def test_values_equal_their_golden_vector(name, region, dtype):
     shape = tuple(region["shape"])
     specs = sb.Specs((sb.ParamSpec(path="fc.weight", shape=shape, dtype=dtype, axes=script.AXES[: len(shape)]),))

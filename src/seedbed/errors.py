@@ -64,7 +64,7 @@ class SeedbedError(Exception):
         if remedy:
             parts.append(remedy)
         super().__init__("\n\n".join(parts))
-        self.sentence = sentence
+        self.sentence, self.facts, self.remedy = sentence, facts, remedy
         for name, value in attributes.items():
             setattr(self, name, value)
 
@@ -164,6 +164,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def no_path(owner: str, path: object, known: Iterable[str]) -> PathError:
     """The error of asking for a path at which nothing stands."""
     return PathError(f"{owner}: nothing stands at {path!r}.", remedy=nearest(str(path), known), path=path)
+
+
+def quoted(value: object) -> str:
+    """A value of the user's as Python writes it, of bounded length."""
+    try:
+        return printable(repr(value))
+    except ValueError:  # a whole number of thousands of digits
+        return f"a {type(value).__name__} that is too long to print"
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-from seedbed.errors import InitializerError, RecipeError, nearest
+from seedbed.errors import InitializerError, RecipeError, nearest, quoted
 from seedbed.initializers import Initializer, Native, from_dict
 from seedbed.spec import ROLES, ParamSpec
 
@@ -47,7 +47,7 @@ class Where:
             raise RecipeError("Where: at least one of `path`, `layer` and `role` must be given.")
         for name, value in vars(self).items():
             if value is not None and not isinstance(value, str):
-                raise RecipeError(f"Where: `{name}` must be text, got {value!r}.")
+                raise RecipeError(f"Where: `{name}` must be text, got {quoted(value)}.")
         if self.role is not None and self.role not in ROLES:
             raise RecipeError(f"Where: unknown role {self.role!r}.", remedy=nearest(self.role, ROLES))
 
@@ -95,13 +95,13 @@ class Rule:
         elif isinstance(where, type):
             where = Where(layer=where.__name__)
         elif not isinstance(where, Where):
-            raise RecipeError(f"A rule's `where` must be a glob, a layer's class or a Where, got {where!r}.")
+            raise RecipeError(f"A rule's `where` must be a glob, a layer's class or a Where, got {quoted(where)}.")
         if isinstance(initializer, type) and issubclass(initializer, Initializer):
             raise RecipeError(f"{where}: {initializer.__name__} is a class; write {initializer.__name__}(...).")
         if not isinstance(initializer, Initializer):
             if not callable(initializer):
                 raise RecipeError(
-                    f"{where}: an initializer is needed, got {initializer!r}.",
+                    f"{where}: an initializer is needed, got {quoted(initializer)}.",
                     remedy="Give one of seedbed.initializers, such as Constant(value=...), or the framework's own function.",
                 )
             initializer = Native(function=initializer)
@@ -124,7 +124,7 @@ class Rule:
         """The inverse of `to_dict`, strict: an unknown key is an error."""
         if not isinstance(data, Mapping) or "initializer" not in data:
             raise RecipeError(
-                f"A rule must be a table with an `initializer`, got {data!r}.",
+                f"A rule must be a table with an `initializer`, got {quoted(data)}.",
                 remedy="Write it as\n    [[rule]]\n    path = '*.weight'\n    initializer = 'HeNormal'",
             )
         known = ["path", "layer", "role", "initializer", "optional"]
@@ -133,7 +133,7 @@ class Rule:
                 raise RecipeError(f"A rule has no key {key!r}.", remedy=nearest(str(key), known))
             kind, wanted = (bool, "true or false") if key == "optional" else (str, "text")
             if key != "initializer" and not isinstance(value, kind):
-                raise RecipeError(f"A rule's `{key}` must be {wanted}, got {value!r}.")
+                raise RecipeError(f"A rule's `{key}` must be {wanted}, got {quoted(value)}.")
         where = Where(**{k: data[k] for k in ("path", "layer", "role") if k in data})
         return cls(where, from_dict(data["initializer"]), data.get("optional", False))
 
@@ -160,7 +160,7 @@ class Recipe:
         object.__setattr__(self, "rules", tuple(self.rules))
         for number, rule in enumerate(self.rules, 1):
             if not isinstance(rule, Rule):
-                raise RecipeError(f"recipe {self.name!r}: rule {number} must be a Rule, got {rule!r}.")
+                raise RecipeError(f"recipe {self.name!r}: rule {number} must be a Rule, got {quoted(rule)}.")
         if not self.rules:
             raise RecipeError(
                 f"recipe {self.name!r}: has no rules.", remedy="Give at least one, such as Rule('*', Keep())."
@@ -209,7 +209,7 @@ class Recipe:
             )
         name = data.get("name", "recipe")
         if not isinstance(name, str):
-            raise RecipeError(f"{source}: the recipe's `name` must be text, got {name!r}.")
+            raise RecipeError(f"{source}: the recipe's `name` must be text, got {quoted(name)}.")
         made = []
         for number, rule in enumerate(rules, 1):
             try:

@@ -141,7 +141,7 @@ def normal(words: Words, lowest: int = 0) -> Floats:
 
     Example:
         >>> [float(z) for z in normal(np.array([0, 2**31], np.uint32))]
-        [6.337958335876465, -6.337958335876465]
+        [6.337957859039307, -6.337957859039307]
     """
     m = words & np.uint32(0x7FFFFFFF)
     if lowest:

@@ -195,7 +195,11 @@ def test_a7_apply_init_runs_the_users_function_on_every_layer():
     assert not net[0].bias.any()
 
 
-@pytest.mark.parametrize("init", ["he", i.Ones(), {"*": i.Constant(value=2.0)}, nn.init.ones_, None], ids=repr)
+@pytest.mark.parametrize(
+    "init",
+    ["he", i.Ones(), {"*": i.Constant(value=2.0)}, nn.init.ones_, None],
+    ids=["name", "initializer", "mapping", "torch's function", "none"],
+)
 def test_a7_apply_init_takes_what_a_plan_takes(init):
     net = sb.apply_init(mlp(), (2, 20), init, seed=5)
     assert sb.check(net, sb.plan(mlp(), (2, 20), recipe=init, seed=5))

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seedbed.errors import RecipeError, nearest
+from seedbed.errors import RecipeError, nearest, quoted
 from seedbed.initializers.choices import Box, Keep, Native, Overlay
 from seedbed.initializers.elementwise import (
     Constant,
@@ -89,7 +89,7 @@ def from_dict(data: object) -> Initializer:
     """
     data = {"name": data} if isinstance(data, str) else data
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise RecipeError(f"An initializer must be a name, or a table with a name, got {data!r}.")
+        raise RecipeError(f"An initializer must be a name, or a table with a name, got {quoted(data)}.")
     name, arguments = data["name"], {str(k): v for k, v in data.items() if k != "name"}
     if name == "Custom":
         raise RecipeError(
@@ -106,9 +106,8 @@ def from_dict(data: object) -> Initializer:
     fields = dataclasses.fields(cls)
     missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in arguments]
     if missing:
-        raise RecipeError(
-            f"{name} needs {' and '.join(f'`{m}`' for m in missing)}.", remedy=f"Give {name} all it needs."
-        )
+        given = ", ".join([f"name = '{name}'", *(f"{m} = ..." for m in missing)])
+        raise RecipeError(f"{name} needs {' and '.join(f'`{m}`' for m in missing)}.", remedy=f"Write {{ {given} }}.")
     if cls is Mixture:
         arguments["parts"] = _pairs(arguments, "Mixture", "parts", "probability")
     if cls is Overlay:
@@ -120,11 +119,12 @@ def from_dict(data: object) -> Initializer:
 def _pairs(arguments: Mapping[str, Any], owner: str, argument: str, key: str) -> list[tuple[Any, Initializer]]:
     tables = arguments[argument]
     if not isinstance(tables, Sequence) or isinstance(tables, str):
-        raise RecipeError(f"{owner}: `{argument}` must be a list of tables, got {tables!r}.")
+        raise RecipeError(f"{owner}: `{argument}` must be a list of tables, got {quoted(tables)}.")
     for table in tables:
         if not isinstance(table, Mapping) or set(table) != {key, "initializer"}:
             raise RecipeError(
-                f"{owner}: each of `{argument}` must be a table of `{key}` and `initializer`, got {table!r}."
+                f"{owner}: each of `{argument}` must be a table of `{key}` and `initializer`, got {quoted(table)}.",
+                remedy=f"Write each as {{ {key} = ..., initializer = ... }}.",
             )
     return [(table[key], from_dict(table["initializer"])) for table in tables]
 

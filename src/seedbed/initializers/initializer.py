@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-from seedbed.errors import InitializerError
+from seedbed.errors import InitializerError, quoted
 
 FLOAT32_MAX = 3.4028234663852886e38
 
@@ -92,7 +92,7 @@ def number(owner: Initializer, name: str, *, least: float | None = None, above: 
     )
     if not is_number(value) or low or abs(value) > FLOAT32_MAX:
         raise InitializerError(
-            f"{type(owner).__name__}: `{name}` must be a finite float32 number{bound}, got {value!r}.",
+            f"{type(owner).__name__}: `{name}` must be a finite float32 number{bound}, got {quoted(value)}.",
             argument=name,
             got=value,
         )
@@ -105,7 +105,7 @@ def choice(owner: Initializer, name: str, known: Sequence[str]) -> None:
     value = getattr(owner, name)
     if value not in known:
         raise InitializerError(
-            f"{type(owner).__name__}: `{name}` must be one of {', '.join(map(repr, known))}, got {value!r}.",
+            f"{type(owner).__name__}: `{name}` must be one of {', '.join(map(repr, known))}, got {quoted(value)}.",
             argument=name,
             got=value,
         )

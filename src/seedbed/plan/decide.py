@@ -16,6 +16,7 @@ from seedbed.errors import (
     columns,
     count,
     nearest,
+    quoted,
     shown,
 )
 from seedbed.initializers import (
@@ -100,14 +101,15 @@ def _seed(seed: int) -> int:
     except TypeError:
         number = -1
     if not 0 <= number < 2**64:
-        raise PlanError(f"seed: must be a whole number from 0 to 2**64 - 1, got {seed!r}.", seed=seed)
+        raise PlanError(f"seed: must be a whole number from 0 to 2**64 - 1, got {quoted(seed)}.", seed=seed)
     return number
 
 
 def _streams(streams: Mapping[str, str] | None, specs: Specs) -> dict[str, str]:
     if streams is not None and not (isinstance(streams, Mapping) and all(isinstance(v, str) for v in streams.values())):
         raise PlanError(
-            f"streams: must be a mapping of paths to names, got {streams!r}.", remedy="Write streams={path: name}."
+            f"streams: must be a mapping of paths to names, got {quoted(streams)}.",
+            remedy="Write streams={path: name}.",
         )
     paths = [p for s in specs for p in s.paths]
     for path in streams or {}:
@@ -157,7 +159,7 @@ def _match(specs: Specs, recipe: Recipe | None) -> list[tuple[ParamSpec, int | N
     idle = [r for r, won in zip(recipe, wins, strict=True) if not won and not r.optional]
     if idle:
         raise UnusedRuleError(
-            f"recipe {recipe.name!r}: {count(len(idle), 'rule')} decided no parameter.",
+            f"recipe {recipe.name!r}: {f'{len(idle)} rules' if len(idle) > 1 else f'the rule {idle[0]}'} decided no parameter.",
             facts=[*_tried(recipe, wins), "", "The first parameters:", *shown([s.path for s in specs])],
             remedy="Correct the rule, move it above the one that takes its parameters, or give it optional=True.",
             rules=tuple(idle),
@@ -251,7 +253,9 @@ def _raise_all(failures: Sequence[tuple[ParamSpec, SeedbedError]]) -> None:
     remedy = (
         "Let the rule take only what it suits, such as\n    Rule(Where(role='weight'), ...)\nand give the others one."
     )
-    if all(isinstance(e, FanError) for _, e in failures):
+    if len({e.remedy for _, e in failures}) == 1:
+        remedy = first.remedy or remedy
+    elif all(isinstance(e, FanError) for _, e in failures):
         remedy = (
             "Give roles to their axes with specs.label(path, axes=(...)), let a rule take only what has fans, such as\n"
             "    Rule(Where(role='weight'), ...)\n"
@@ -272,7 +276,7 @@ def _distinct(entries: Sequence[Entry]) -> None:
         if other is not entry:
             raise PlanError(
                 f"{entry.spec.path} and {other.spec.path} have one stream, and would start with equal numbers.",
-                facts=[f"stream  {entry.stream}", f"stream  {other.stream}"],
+                facts=[f"stream  {entry.stream}"],
                 remedy="Give each its own name in streams={path: name}.",
                 paths=(other.spec.path, entry.spec.path),
             )

@@ -20,6 +20,8 @@ from seedbed.fill import storage_dtype
 from seedbed.spec import ITEMSIZE
 from seedbed.store.names import ABOUT, DTYPES, LARGEST_HEADER, MOST_AXES
 
+AGAIN = "Write it anew, or fetch it again from where it was written."
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -66,7 +68,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def _load_index(source: Path) -> dict[str, Tensor]:
     def unsound(what: str) -> CheckpointError:
-        return CheckpointError(f"{source}: is not a sound index of a checkpoint.", facts=[what])
+        return CheckpointError(f"{source}: is not a sound index of a checkpoint.", facts=[what], remedy=AGAIN)
 
     where = _json(source.read_bytes(), "the index", unsound).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
@@ -95,11 +97,15 @@ def _load_index(source: Path) -> dict[str, Tensor]:
 def _json(raw: bytes, what: str, unsound: Callable[[str], CheckpointError]) -> dict[str, Any]:
     """A table, its names all different and all of them text that can be written."""
     try:
-        data = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
+        data = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats, parse_int=_number)
     except json.JSONDecodeError as error:
         raise unsound(f"{what} is not JSON: {error.msg}, at character {error.pos:,}") from None
+    except UnicodeDecodeError as error:
+        raise unsound(f"{what} is not UTF-8, at byte {error.start:,}") from None
+    except UnicodeEncodeError:
+        raise unsound(f"{what} has a name that is not text") from None
     except ValueError as error:
-        raise unsound(f"{what} is not JSON: {error}") from None
+        raise unsound(f"{what} {error}") from None
     except RecursionError:
         raise unsound(f"{what} is nested too deep") from None
     if not isinstance(data, dict):
@@ -109,7 +115,7 @@ def _json(raw: bytes, what: str, unsound: Callable[[str], CheckpointError]) -> d
 
 def _load_file(source: Path) -> dict[str, Tensor]:
     def unsound(what: str) -> CheckpointError:
-        return CheckpointError(f"{source}: is not a sound safetensors file.", facts=[what])
+        return CheckpointError(f"{source}: is not a sound safetensors file.", facts=[what], remedy=AGAIN)
 
     size = source.stat().st_size
     with source.open("rb") as file:
@@ -148,10 +154,16 @@ def _load_file(source: Path) -> dict[str, Tensor]:
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("has a name twice")
     for name in table:
-        name.encode()  # UnicodeEncodeError is a ValueError: half a surrogate pair cannot be written anywhere
+        name.encode()  # half a surrogate pair cannot be written anywhere
     return table
+
+
+def _number(digits: str) -> int:
+    if len(digits) > 20:  # 2**64 takes 20
+        raise ValueError(f"has a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _tensor_entry(

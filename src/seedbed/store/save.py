@@ -54,15 +54,7 @@ def save(
     plan.require_known()
     target = Path(path)
     entries = [e for e in plan if e.spec.persistent]
-    _storable(entries)
-    without = [e.spec.path for e in entries if e.kept and kept is None]
-    if without:
-        raise PlanError(
-            f"{without[0]}: the plan keeps the values it has, and no model was given to read them from.",
-            facts=shown(without),
-            remedy="Give the model, seedbed.write(plan, path, model=model), or a rule that starts it.",
-            paths=tuple(without),
-        )
+    _storable(entries, kept)
     folder, stem = _place(target)
     shards = _shards(entries, shard_size)
     names = [f"{stem}-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
@@ -91,7 +83,7 @@ def save(
     return [final for _, final in aside]
 
 
-def _storable(entries: Sequence[Entry]) -> None:
+def _storable(entries: Sequence[Entry], kept: Values | None) -> None:
     for entry in entries:
         spec = entry.spec
         if spec.dtype not in NAMES or spec.path == ABOUT:
@@ -102,6 +94,14 @@ def _storable(entries: Sequence[Entry]) -> None:
                 remedy="Let the model have it as a buffer with persistent=False, or in another dtype.",
                 path=spec.path,
             )
+    without = [e.spec.path for e in entries if e.kept and kept is None]
+    if without:
+        raise PlanError(
+            f"{without[0]}: the plan keeps the values it has, and no model was given to read them from.",
+            facts=shown(without),
+            remedy="Give the model, seedbed.write(plan, path, model=model), or a rule that starts it.",
+            paths=tuple(without),
+        )
 
 
 def _place(target: Path) -> tuple[Path, str]:
@@ -176,7 +176,7 @@ def _readable(target: Path) -> Iterator[None]:
             raise
         raise OutputError(
             f"{target}: cannot be written: {os.strerror(error.errno) if error.errno else error}.",
-            remedy="Nothing was left behind; what stood there before still does.",
+            remedy="Nothing was left behind; what stood there before still does. Make room there, or give another place.",
         ) from None
 
 

@@ -1,0 +1,14 @@
+"""Options of the tests."""
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update-messages", action="store_true", help="Write tests/messages/*.txt anew, from what is raised now."
+    )
+
+
+@pytest.fixture
+def update_messages(request):
+    return request.config.getoption("--update-messages")
