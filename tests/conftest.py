@@ -1,6 +1,10 @@
 """Options of the tests."""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # the machine may be busy with other things
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser):

@@ -41,7 +41,7 @@ def specs(*params):
 
 def of_every_dtype():
     """A matrix, a scalar and two empty arrays of each dtype that the format has."""
-    shapes = {"matrix": (5, 3), "scalar": (), "empty": (0,), "hollow": (3, 0, 2)}
+    shapes = {"matrix": (5, 2), "scalar": (), "empty": (0,), "hollow": (3, 0, 2)}
     return specs(*((f"{d}.{n}", s, d) for d in NAMES for n, s in shapes.items()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -158,8 +157,9 @@ def _compare(entry: Entry, path: str, held: Holder, progress: Progress | None) -
             differing += len(places)
             if first is None:
                 first = tuple(int(i + o) for i, o in zip(places[0], region.start, strict=True))
-            distance = abs(_numbers(planned, spec.dtype)[unequal] - _numbers(there, spec.dtype)[unequal])
-            largest = max(largest, float(np.max(distance)) if not np.isnan(distance).any() else math.nan)
+            with np.errstate(all="ignore"):  # what was there may be anything
+                distance = abs(_numbers(planned, spec.dtype)[unequal] - _numbers(there, spec.dtype)[unequal])
+            largest = float(np.max(distance, initial=largest))  # NaN stays
         if progress:
             progress(path, planned.nbytes)
     if not differing:
