@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 import seedbed
-from seedbed import recipes
+from seedbed import engine, recipes
 from seedbed.errors import InputError, ModelError, PlanError, SeedbedError, nearest, shown
 from seedbed.frameworks import framework_of, loaded
 from seedbed.plan import Plan
@@ -87,7 +87,8 @@ def options(
 ) -> None:
     """How a model's parameters start: see it, make it, check it."""
     if version:
-        typer.echo(f"seedbed {seedbed.__version__} (engine: numpy)")
+        name = engine.chosen()
+        typer.echo(f"seedbed {seedbed.__version__} (engine: {name if name == 'numpy' else f'c, {name}'})")
         raise typer.Exit
 
 

@@ -14,6 +14,7 @@
     ├── PlanError          ValueError     a plan that does not fit, or cannot be read
     ├── RegionError        IndexError     a region outside its parameter
     ├── PathError          KeyError       a path at which nothing stands
+    ├── EngineError        RuntimeError   an engine is asked for that is not there
     ├── OutputError        OSError        a place that cannot be written
     └── CheckpointError    ValueError     a file that is not a sound checkpoint
 
@@ -126,6 +127,10 @@ class RegionError(SeedbedError, IndexError):
 
 class PathError(SeedbedError, KeyError):
     """No parameter stands at a path; `path` is the one asked for."""
+
+
+class EngineError(SeedbedError, RuntimeError):
+    """The engine asked for is not there."""
 
 
 class OutputError(SeedbedError, OSError):

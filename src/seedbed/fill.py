@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seedbed import threefry
+from seedbed import engine, threefry
 from seedbed.errors import InitializerError, PlanError, RegionError
 from seedbed.initializers import (
     Constant,
@@ -166,6 +166,8 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
         raise RegionError(
             f"{spec.path}: `out` must be {dtype}{region.shape}, got {out.dtype}{out.shape}.", path=spec.path
         )
+    if not out.flags.writeable:
+        raise RegionError(f"{spec.path}: `out` is read-only.", path=spec.path)
     if out.size:
         _fill(start, spec, entry.key, region, out)
     return out
@@ -183,6 +185,8 @@ def _fill(start: Initializer, spec: ParamSpec, key: Key, region: Region, out: Ar
             common = region.shared(Region(*zip(*box, strict=True)))
             if common:
                 _fill(part, spec, key, common, out[common.moved(region.start).slices])
+        return
+    if engine.fill(start, spec.dtype, key, spec.sizes, region.start, out):
         return
     for block in blocks(region.shape, math.prod(region.shape) if start.whole else CHUNK):
         start_at = tuple(a + o for a, o in zip(block.start, region.start, strict=True))

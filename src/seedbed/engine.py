@@ -1,0 +1,155 @@
+"""Which engine makes the numbers: C where it was built, NumPy anywhere; the same bits from both.
+
+`SEEDBED_ENGINE=numpy` or `c` chooses; `seedbed --version` says which is in use, and with which of
+the processor's instruction sets.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seedbed import threefry
+from seedbed.errors import EngineError
+from seedbed.initializers import Constant, Initializer, Mixture, Normal, Ones, TruncatedNormal, Uniform, Zeros
+
+try:
+    from seedbed import _engine
+except ImportError:  # no compiler when it was installed: NumPy gives the same bits, slower
+    _engine = None
+
+TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+CONSTANT, UNIFORM, NORMAL, TRUNCATED = range(4)
+ALWAYS = 2**63
+"""Above every choosing word."""
+MOST = 16
+"""Parts of a mixture that the C file takes."""
+
+
+def names() -> list[str]:
+    """Instruction sets the C engine can use here, the fastest first; empty where it was not built."""
+    return list(_engine.names()) if _engine is not None else []
+
+
+def chosen() -> str:
+    """The instruction set in use, or `numpy`.
+
+    Raises:
+        EngineError: `SEEDBED_ENGINE` asks for what is not there.
+    """
+    asked, known = os.environ.get("SEEDBED_ENGINE", ""), names()
+    if asked == "numpy" or (not asked and not known):
+        return "numpy"
+    if asked in ("", "c") and known:
+        return known[0]
+    if asked in known:
+        return asked
+    raise EngineError(
+        f"SEEDBED_ENGINE={asked}: this engine is not here.",
+        facts=[f"here  {', '.join(['numpy', *(['c'] if known else []), *known])}"],
+        remedy="Unset SEEDBED_ENGINE, or install seedbed where there is a C compiler.",
+    )
+
+
+def fill(
+    start: Initializer,
+    dtype: str,
+    key: threefry.Key,
+    shape: tuple[int, ...],
+    corner: tuple[int, ...],
+    out: NDArray[Any],
+) -> bool:
+    """Fill a region in C, where C can: elementwise initializers, in `TYPES`.
+
+    Args:
+        start: What fills it.
+        dtype: The parameter's.
+        key: Of the parameter.
+        shape: Of the whole parameter.
+        corner: Where the region begins in it.
+        out: The region's memory, not empty; any strides.
+
+    Returns:
+        False when nothing was done, and NumPy is to do it.
+    """
+    isa = chosen()
+    if isa == "numpy" or dtype not in TYPES or not out.flags.aligned or not out.dtype.isnative:
+        return False
+    parts = _parts(start)
+    if parts is None:
+        return False
+    first, axes = _axes(shape, corner, out)
+    _engine.fill(
+        isa,
+        struct.pack("=4I", *key),
+        b"".join(parts),
+        isinstance(start, Mixture),
+        TYPES[dtype],
+        first,
+        b"".join(struct.pack("=3q", *axis) for axis in axes),
+        _table().ctypes.data,
+        out.ctypes.data,
+    )
+    return True
+
+
+@functools.cache
+def _table() -> NDArray[np.float32]:
+    """A and B of each row side by side, as the C file reads them."""
+    return np.ascontiguousarray(np.stack(threefry.table(), axis=1))
+
+
+def _parts(start: Initializer) -> list[bytes] | None:
+    if not isinstance(start, Mixture):
+        part = _part(start, ALWAYS)
+        return [part] if part else None
+    belows = (*start.thresholds(), ALWAYS)
+    parts = [_part(part, below) for (_, part), below in zip(start.parts, belows, strict=True)]
+    made = [p for p in parts if p]
+    return made if len(made) == len(parts) <= MOST else None
+
+
+def _part(start: Initializer, below: int) -> bytes | None:
+    """One `part` of the C file; every number is rounded to float32 as `threefry` does it."""
+    if isinstance(start, (Zeros, Ones, Constant)):
+        value = start.value if isinstance(start, Constant) else isinstance(start, Ones)
+        return _pack(CONSTANT, 0, value, 0, 0, 0, below)
+    if isinstance(start, Uniform):
+        low, high = np.float32(start.low), np.float32(start.high)
+        if low >= high:
+            return _pack(CONSTANT, 0, low, 0, 0, 0, below)
+        last = np.nextafter(high, low)
+        return _pack(UNIFORM, 0, (start.high - start.low) / 2, (start.high + start.low) / 2, low, last, below)
+    if isinstance(start, Normal):
+        return _pack(NORMAL, 0, start.std, start.mean, 0, 0, below)
+    if isinstance(start, TruncatedNormal):
+        lowest = threefry.lowest_within(start.cut)
+        return _pack(TRUNCATED if lowest else NORMAL, lowest, start.std, start.mean, 0, 0, below)
+    return None
+
+
+def _pack(kind: int, lowest: int, factor: float, shift: float, low: float, last: float, below: int) -> bytes:
+    floats = (float(np.float32(x)) for x in (factor, shift, low, last))
+    return struct.pack("=iI4fQ", kind, lowest, *floats, below)
+
+
+def _axes(shape: tuple[int, ...], corner: tuple[int, ...], out: NDArray[Any]) -> tuple[int, list[list[int]]]:
+    """The corner's element, and the fewest axes: [size, stride in the whole, stride in bytes of `out`]."""
+    first, stride = 0, 1
+    axes: list[list[int]] = []
+    for whole, at, size, step in zip(shape[::-1], corner[::-1], out.shape[::-1], out.strides[::-1], strict=True):
+        first += at * stride
+        if size > 1:
+            if axes and axes[0][1] * axes[0][0] == stride and axes[0][2] * axes[0][0] == step:
+                axes[0][0] *= size
+            else:
+                axes.insert(0, [size, stride, step])
+        stride *= whole
+    if not axes or axes[-1][1] != 1:  # the C file runs along the last axis
+        axes.append([1, 1, out.itemsize])
+    return first, axes
