@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "seedbed"
 ORDER = [
-    "errors", "table", "initializers", "spec", "recipe", "plan", "threefry", "fill", "materialize", "store", "check",
+    "errors", "table", "initializers", "spec", "recipe", "plan", "threefry", "engine", "fill", "materialize", "store", "check",
 ]  # fmt: skip
 EDGE = {"frameworks", "recipes", "reports", "verbs", "cli"}
 OUTSIDE = {
@@ -53,13 +53,13 @@ def imports(path):
 
 def is_module(name):
     path = PACKAGE.parent / name.replace(".", "/")
-    return path.is_dir() or path.with_suffix(".py").is_file()
+    return path.is_dir() or any(path.with_suffix(s).is_file() for s in (".py", ".c"))
 
 
 def stage(name):
     """Where a module of the package stands; None outside it."""
     parts = name.split(".")
-    return parts[1] if parts[0] == "seedbed" and len(parts) > 1 else None
+    return parts[1].lstrip("_") if parts[0] == "seedbed" and len(parts) > 1 else None
 
 
 def test_every_file_has_its_place_in_the_order():

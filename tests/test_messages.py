@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import seedbed as sb
-from seedbed import cli, errors
+from seedbed import cli, engine, errors
 from seedbed.errors import SeedbedError
 from seedbed.fill import Region, fill
 from seedbed.initializers import (
@@ -52,6 +52,13 @@ HOSTILE = runpy.run_path(str(Path(__file__).parent / "hostile" / "files.py"))
 
 
 # Models and specs that the cases share.
+
+
+def engine_not_here():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEDBED_ENGINE", "c")
+        patch.setattr(engine, "_engine", None)
+        engine.chosen()
 
 
 def mlp():
@@ -348,6 +355,8 @@ CASES = {
     "findings_path_unknown": lambda: sb.check(small(), sb.plan(small()))["0.wieght"],
     # The numbers.
     "region_outside": lambda: fill(entry(), Region((0, 0), (5, 6))),
+    "out_read_only": lambda: fill(entry(), out=np.broadcast_to(np.float32(0), (4, 6))),
+    "engine_not_here": engine_not_here,
     "out_of_another_shape": lambda: fill(entry(), out=np.empty((6, 4), np.float32)),
     "fill_of_kept_values": lambda: fill(entry(Keep(values=True))),
     "fill_of_unresolved": lambda: fill(

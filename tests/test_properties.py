@@ -1,5 +1,6 @@
 """What everything rests on: a number depends on seed, stream and position, and on nothing else."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -40,6 +41,17 @@ def test_a_region_alone_equals_that_region_of_the_whole(data, entry):
     part = fill(entry, region)
     assert part.shape == region.shape
     assert (bits(part) == bits(fill(entry)[region.slices])).all()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_region_of_every_initializer_equals_that_region_of_the_whole(name):
+    start, shape = EVERY[name]
+    entry = planned(start, shape)
+    whole = bits(fill(entry))
+    ends = [list(itertools.combinations(range(n + 1), 2)) for n in shape]
+    for box in itertools.product(*ends):
+        region = Region(tuple(a for a, _ in box), tuple(b for _, b in box))
+        assert (bits(fill(entry, region)) == whole[region.slices]).all(), region
 
 
 @seldom

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -56,6 +56,7 @@ def decided(specs, rules):
 
 
 @given(recipe=RECIPES)
+@example(recipe=sb.Recipe.of({"\x7f\t\n\"\\'\u2028": Zeros(), "é": Constant(value=-1e-300)}))
 def test_recipes_go_to_toml_and_back(recipe):
     assert sb.Recipe.from_toml(recipe.to_toml()) == recipe
 

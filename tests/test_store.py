@@ -355,20 +355,22 @@ def test_threads_and_runs_change_no_byte(tmp_path):
     assert (tmp_path / "x.safetensors").read_bytes() == written[0]
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process its own peak")
 def test_memory_holds_a_few_blocks_however_large_the_plan(tmp_path):
     code = """
-import resource, sys
+import re, sys
+from pathlib import Path
 import seedbed as sb
 from seedbed.initializers import Normal
-def plan(rows):
-    return sb.plan(sb.Specs((sb.ParamSpec(path="w", shape=(rows, 1024)),)), recipe=Normal(std=0.02))
-sb.write(plan(8192), sys.argv[1] + "/first.safetensors", threads=2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-sb.write(plan(98304), sys.argv[1] + "/second.safetensors", threads=2)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+def write(rows):
+    plan = sb.plan(sb.Specs((sb.ParamSpec(path="w", shape=(rows, 1024)),)), recipe=Normal(std=0.02))
+    sb.write(plan, sys.argv[1] + f"/{rows}.safetensors", threads=2)
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+first = write(8192)
+print((write(98304) - first) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True)
-    assert (tmp_path / "second.safetensors").stat().st_size > 400_000_000
+    assert (tmp_path / "98304.safetensors").stat().st_size > 400_000_000
     assert int(done.stdout) < 32, "MiB more for 400 MB than for 33 MB"
     shutil.rmtree(tmp_path)
 
@@ -430,6 +432,16 @@ def test_any_json_at_all_is_read_or_refused(header, sound):
     sound[1].write_bytes(HOSTILE["file"](header, bytes(8)))
     with contextlib.suppress(CheckpointError):
         load(sound[1])
+
+
+def test_a_sound_file_outside_the_folder_is_not_opened(tmp_path):
+    (tmp_path / "secret.safetensors").write_bytes(HOSTILE["SOUND"])
+    (tmp_path / "in").mkdir()
+    for name in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), "..\\secret.safetensors"):
+        index = tmp_path / "in" / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {"w": name}}))
+        with pytest.raises(CheckpointError, match="outside its folder"):
+            load(index)
 
 
 def test_files_that_an_index_does_not_mention_in_full_are_read_in_full(tmp_path):

@@ -217,7 +217,7 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
         except (ValueError, RuntimeError, NotImplementedError) as error:
             reason = str(error).split("\n")[0]
             raise RecipeError(
-                f"{spec.path}: {native.name} does not take a parameter of shape {spec.shown_shape}: {reason}"
+                f"{spec.path}: {native.name} does not take a parameter of shape {spec.shown_shape}: {reason.rstrip('.')}."
             ) from None
         start, unknown = recorder.records.get(spec.path, Record(None, "no write at all"))
     if start is None:
