@@ -1,7 +1,4 @@
-"""The main job, on three networks: plan, start, write, open again, check.
-
-    python examples/demo.py [FOLDER]
-"""
+"""The main job, on three networks: plan, start, write, open again, check. Takes a folder to write to."""
 
 import resource
 import sys

@@ -3,9 +3,11 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 import seedbed as sb
+from seedbed import engine
 from seedbed.fill import Region
 from seedbed.initializers import (
     Constant,
@@ -30,6 +32,17 @@ from seedbed.initializers import (
     XavierUniform,
     Zeros,
 )
+
+
+@pytest.fixture(scope="module", autouse=True, params=["numpy", "c"])
+def each_engine(request):
+    """Runs every test of a module that imports it with both engines."""
+    if request.param == "c" and not engine.names():
+        pytest.skip("the C engine was not built: no compiler at install")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEDBED_ENGINE", request.param)
+        yield
+
 
 FLOATS = ("float32", "float64", "bfloat16", "float16")
 SMALL = st.floats(-100, 100, width=32, allow_subnormal=False)

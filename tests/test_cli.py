@@ -271,8 +271,16 @@ def test_recipes_are_listed_with_their_source(run):
     assert "arXiv:1502.01852" in out
 
 
-def test_the_version_names_the_engine(run):
+def test_the_version_names_the_engine(run, monkeypatch):
+    code, out, err = run("--version")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(rf"seedbed {re.escape(sb.__version__)} \(engine: (numpy|c, \w+)\)\n", out)
+    monkeypatch.setenv("SEEDBED_ENGINE", "numpy")
     assert run("--version") == (0, f"seedbed {sb.__version__} (engine: numpy)\n", "")
+    monkeypatch.setenv("SEEDBED_ENGINE", "fortran")
+    code, out, err = run("--version")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: SEEDBED_ENGINE=fortran: this engine is not here.\n")
 
 
 def test_the_installed_command_is_this_one():
@@ -283,7 +291,7 @@ def test_the_installed_command_is_this_one():
 
 
 def test_a_terminal_without_the_signs_shows_the_rest():
-    done = command("plan", "net.py:sized", env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    done = command("plan", "net.py:sized", env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"})
     assert done.returncode == 0
     assert "0.weight" in done.stdout
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.strategies import bits, elementwise, mixtures, planned, regions, shapes
+from tests.strategies import (
+    bits,
+    each_engine,  # noqa: F401 -- pytest runs it around every test here
+    elementwise,
+    mixtures,
+    planned,
+    regions,
+    shapes,
+)
 
 import seedbed as sb
 from seedbed import initializers as si

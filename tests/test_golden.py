@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.strategies import each_engine  # noqa: F401 -- pytest runs it around every test here
 
 import seedbed as sb
 from seedbed import initializers as si

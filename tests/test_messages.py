@@ -83,15 +83,6 @@ class Named(nn.Module):
         return self.fc(x)
 
 
-class ReadsValues(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(2, 2)
-
-    def forward(self, x):
-        return self.fc(x) if x.sum() > 0 else x
-
-
 class Overlapping(nn.Module):
     def __init__(self):
         super().__init__()
@@ -369,7 +360,7 @@ CASES = {
     "model_class_in_place_of_instance": lambda: sb.plan(nn.Linear),
     "model_that_cannot_be_copied": lambda: sb.plan(HoldsLock(2, 2)),
     "model_with_overlapping_parameters": lambda: sb.plan(Overlapping()),
-    "forward_reads_values": lambda: sb.plan(ReadsValues(), (1, 2)),
+    "forward_reads_values": lambda: sb.plan(model_file(READS_VALUES, "Net")(), (1, 2)),
     "forward_argument_missing": lambda: sb.plan(Named(), mask=(1, 2)),
     "forward_arguments_too_many": lambda: sb.plan(Named(), (1, 2), (1, 2), (1, 2)),
     "forward_argument_unknown": lambda: sb.plan(Named(), (1, 2), maks=(1, 2)),
@@ -436,6 +427,16 @@ CASES = {
         cli.init_command("computed.py:net", Path("model.safetensors")),
     ),
 }
+READS_VALUES = """
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 2)
+
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
+"""
 COMPUTED = """
 import torch
 from torch import nn

@@ -11,7 +11,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.strategies import EVERY, FLOATS, SEEDS, bits, cuts, entries, initializers, memory, planned, regions, shapes
+from tests.strategies import (
+    EVERY,
+    FLOATS,
+    SEEDS,
+    bits,
+    cuts,
+    each_engine,  # noqa: F401 -- pytest runs it around every test here
+    entries,
+    initializers,
+    memory,
+    planned,
+    regions,
+    shapes,
+)
 
 import seedbed as sb
 from seedbed import initializers as si

@@ -7,6 +7,7 @@ the processor's instruction sets.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import struct
 from typing import Any
@@ -19,7 +20,7 @@ from seedbed.errors import EngineError
 from seedbed.initializers import Constant, Initializer, Mixture, Normal, Ones, TruncatedNormal, Uniform, Zeros
 
 try:
-    from seedbed import _engine
+    _engine: Any = importlib.import_module("seedbed._engine")
 except ImportError:  # no compiler when it was installed: NumPy gives the same bits, slower
     _engine = None
 
@@ -120,10 +121,10 @@ def _part(start: Initializer, below: int) -> bytes | None:
         value = start.value if isinstance(start, Constant) else isinstance(start, Ones)
         return _pack(CONSTANT, 0, value, 0, 0, 0, below)
     if isinstance(start, Uniform):
-        low, high = np.float32(start.low), np.float32(start.high)
+        low, high = float(np.float32(start.low)), float(np.float32(start.high))
         if low >= high:
             return _pack(CONSTANT, 0, low, 0, 0, 0, below)
-        last = np.nextafter(high, low)
+        last = float(np.nextafter(np.float32(high), np.float32(low)))
         return _pack(UNIFORM, 0, (start.high - start.low) / 2, (start.high + start.low) / 2, low, last, below)
     if isinstance(start, Normal):
         return _pack(NORMAL, 0, start.std, start.mean, 0, 0, below)
