@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import ModelError
-from seedbed.frameworks.torch import capture, layers, lazy, place, settle, shapes
+from seedbed.frameworks.torch import capture, layers, lazy, place, settle, twin
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.initializers import Initializer, Native
 from seedbed.materialize import Which
@@ -36,10 +36,10 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
-    twin = settled.twin if settled else shapes.make_twin(model)
-    told = settled.told if settled else settle.tell(twin)
+    copied = settled.twin if settled else twin.make_twin(model)
+    told = settled.told if settled else settle.tell(copied)
     params = []
-    modules, became = dict(model.named_modules()), dict(twin.named_modules())
+    modules, became = dict(model.named_modules()), dict(copied.named_modules())
     for path, aliases in _owners(model).items():
         prefix, _, leaf = path.rpartition(".")
         module = modules[prefix]
@@ -89,7 +89,7 @@ def _owners(model: nn.Module) -> dict[str, list[str]]:
     """The first path of each piece of memory, with its other paths and those of views inside it."""
     tensors: dict[int, torch.Tensor] = {}
     paths: dict[int, list[str]] = {}
-    for path, tensor in shapes.named_tensors(model):
+    for path, tensor in twin.named_tensors(model):
         tensors[id(tensor)] = tensor
         paths.setdefault(id(tensor), []).append(path)
     storages: dict[int, list[int]] = {}
@@ -143,7 +143,7 @@ def keep(model: nn.Module, recipe: Recipe | None, seed: int, streams: Mapping[st
 
 def values(model: Any) -> dict[str, place.Held]:
     """The arrays of a model or state dict, by every path."""
-    return place.values(shapes.named_tensors(model) if isinstance(model, nn.Module) else model)
+    return place.values(twin.named_tensors(model) if isinstance(model, nn.Module) else model)
 
 
 def apply(model: nn.Module, function: Any) -> None:

@@ -79,13 +79,14 @@ class UnstartedParameter(UninitializedParameter):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         silent = (torch.Tensor.size, torch.Tensor.ndim.__get__, torch.Tensor.T.__get__, torch.Tensor.nbytes.__get__)
-        try:
-            if func not in silent:
-                return super().__torch_function__(func, types, args, kwargs)
-        except ValueError:
-            pass
         lost = next((a for a in (*args, *(kwargs or {}).values()) if isinstance(a, cls)), None)
-        raise unstarted(getattr(lost, "_seedbed_path", "a parameter"))
+        error = unstarted(getattr(lost, "_seedbed_path", "a parameter"))
+        if func in silent:
+            raise error
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        except ValueError:
+            raise error from None
 
     @property
     def shape(self) -> Any:

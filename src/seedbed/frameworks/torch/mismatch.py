@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +14,7 @@ from torch.nn.modules.rnn import RNNBase
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError
-
-if TYPE_CHECKING:
-    from seedbed.frameworks.torch.shapes import Call, DryRun
+from seedbed.frameworks.torch.dryrun import Call, DryRun
 
 READS_VALUES = ("cannot be called on meta tensors", "aten::_local_scalar_dense", "aten::nonzero", "meta tensors cannot")
 

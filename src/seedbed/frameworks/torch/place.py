@@ -16,7 +16,7 @@ from seedbed.errors import PlanError, UninitializedError, shown
 from seedbed.fill import Region, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.shapes import named_tensors
+from seedbed.frameworks.torch.twin import named_tensors
 from seedbed.materialize import Which
 from seedbed.plan import Entry, Plan
 

@@ -11,7 +11,9 @@ from torch.nn.parameter import is_lazy
 
 from seedbed.errors import ShapeError
 from seedbed.frameworks.torch.capture import Record, starts
-from seedbed.frameworks.torch.shapes import DryRun, dry_run, is_shape, named_tensors, what_settled
+from seedbed.frameworks.torch.dryrun import DryRun
+from seedbed.frameworks.torch.shapes import dry_run, is_shape
+from seedbed.frameworks.torch.twin import named_tensors, what_settled
 from seedbed.spec import Input, Settled, Shape
 
 STAND_INS = (64, 32, 128, 224, 256, 16, 512, 8, 4, 2, 1)

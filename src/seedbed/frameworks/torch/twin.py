@@ -1,0 +1,100 @@
+"""The meta twin of a model: its structure, its lazy layers and its ties, and no memory.
+
+The model itself is only read. User hooks are left off the twin, and batch normalization counts
+nothing on it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from seedbed.errors import ModelError
+from seedbed.spec import Settled
+
+META = torch.device("meta")
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every path of every parameter and buffer, ties and buffers that are not saved included."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+class _CopiesToMeta(TorchFunctionMode):
+    """Tensors that are neither parameters nor buffers become meta tensors when they are copied."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = torch.empty_like(tensor.detach(), device=META)
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def make_twin(model: nn.Module) -> nn.Module:
+    """The same modules, ties and lazy layers, on the meta device and without user hooks.
+
+    Raises:
+        ModelError: The model holds something that cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for _, t in named_tensors(model):
+        if id(t) in memo:
+            continue
+        if is_lazy(t):
+            kind = nn.UninitializedParameter if isinstance(t, nn.Parameter) else nn.UninitializedBuffer
+            memo[id(t)] = kind(requires_grad=t.requires_grad, device=META, dtype=t.dtype)
+        else:
+            blank = torch.empty_like(t.detach(), device=META)
+            memo[id(t)] = nn.Parameter(blank, t.requires_grad) if isinstance(t, nn.Parameter) else blank
+    try:
+        with _CopiesToMeta():
+            twin = copy.deepcopy(model, memo)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(
+            f"{type(model).__name__}: the model cannot be copied for a dry run: {str(error).splitlines()[0]}.",
+            remedy="Take what cannot be copied (locks, files, generators) out of the model's attributes.",
+        ) from error
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        for number, hook in list(module._forward_pre_hooks.items()):
+            own = getattr(hook, "__func__", None) is LazyModuleMixin._infer_parameters
+            if not own and not type(hook).__module__.startswith("torch.nn.utils"):
+                del module._forward_pre_hooks[number]
+        if isinstance(module, LazyModuleMixin) and LazyModuleMixin._infer_parameters not in _functions(module):
+            module._initialize_hook = module.register_forward_pre_hook(module._infer_parameters, with_kwargs=True)
+        if isinstance(module, _NormBase):
+            module.eval()
+    return twin
+
+
+def _functions(module: nn.Module) -> list[Any]:
+    return [getattr(hook, "__func__", None) for hook in module._forward_pre_hooks.values()]
+
+
+def what_settled(model: nn.Module, twin: nn.Module) -> tuple[Settled, ...]:
+    """What each lazy layer became."""
+    after = dict(twin.named_modules())
+    found = []
+    for path, module in model.named_modules():
+        if not isinstance(module, LazyModuleMixin) or type(after[path]) is type(module):
+            continue
+        old, new = vars(module), vars(after[path])
+        changed = {k: v for k, v in new.items() if _is_plain(v) and (k not in old or old[k] != v)}
+        changed.pop("training", None)
+        found.append(Settled(path, type(after[path]).__name__, tuple(sorted(changed.items()))))
+    return tuple(found)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) or (isinstance(value, tuple) and all(map(_is_plain, value)))
