@@ -215,9 +215,11 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
                 path=spec.path,
             ) from None
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            reason = str(error).split("\n")[0]
             raise RecipeError(
-                f"{spec.path}: {native.name} does not take a parameter of shape {spec.shown_shape}: {reason.rstrip('.')}."
+                f"{spec.path}: {native.name} does not take a parameter of shape {spec.shown_shape}.",
+                facts=[f"said  {str(error).splitlines()[0]}"],
+                remedy="Let the rule take only what it suits, such as\n    Rule(Where(role='weight'), ...)\nand give the others one.",
+                path=spec.path,
             ) from None
         start, unknown = recorder.records.get(spec.path, Record(None, "no write at all"))
     if start is None:

@@ -1,7 +1,8 @@
-"""A twin being run: who uses which parameter, and who made which tensor."""
+"""A twin being run: who uses which parameter, who made which tensor, and a judge of every call."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class DryRun(TorchDispatchMode):
     """Runs a twin on meta tensors, and notes who uses which parameter and who made which tensor."""
 
     twin: nn.Module
+    judge: Callable[[DryRun, Call], None]
     calls: list[Call] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     makers: dict[int, tuple[torch.Tensor, Maker]] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class DryRun(TorchDispatchMode):
     def _enter(self, path: str) -> Any:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.calls.append(Call(path, module, (*args, *kwargs.values())))
+            self.judge(self, self.calls[-1])
 
         return enter
 

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.rnn import RNNBase
-from torch.nn.parameter import is_lazy
 
 from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError
 from seedbed.frameworks.torch.dryrun import Call, DryRun
@@ -36,18 +35,6 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
     tensors = [t for t in call.inputs if isinstance(t, torch.Tensor)] if call else []
     if call and tensors:
         source = run.source(tensors[0])
-        wanted = wanted_dtype(call, tensors[0])
-        if wanted:
-            return InputError(
-                f"{name} expects {wanted} values, got {plain(tensors[0].dtype)}.",
-                facts=[
-                    f"expected  {wanted}",
-                    f"got       {plain(tensors[0].dtype)}{shape(tensors[0])}",
-                    f"from      {source}",
-                ],
-                remedy=f"Say what the input holds, such as Input(shape, {wanted!r}).",
-                path=path,
-            )
         expected = wanted_shape(call.module)
         if expected and not fits(call.module, tensors[0]):
             return ShapeError(
@@ -70,8 +57,26 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
         facts=facts,
         remedy="Give inputs of the shapes and dtypes that the model's forward takes.",
         path=path,
+        got=None,
         source="",
     )
+
+
+def judge(run: DryRun, call: Call) -> None:
+    """Raise `InputError` when a layer is called on a dtype it does not take: the meta device would not notice."""
+    tensors = [t for t in call.inputs if isinstance(t, torch.Tensor)]
+    wanted = wanted_dtype(call, tensors[0]) if tensors else ""
+    if wanted:
+        raise InputError(
+            f"{call.path or 'the model'}: {type(call.module).__name__} expects {wanted} values, got {plain(tensors[0].dtype)}.",
+            facts=[
+                f"expected  {wanted}",
+                f"got       {plain(tensors[0].dtype)}{shape(tensors[0])}",
+                f"from      {run.source(tensors[0])}",
+            ],
+            remedy=f"Say what the input holds, such as Input(shape, {wanted!r}).",
+            path=call.path,
+        )
 
 
 def where(error: BaseException) -> list[str]:
@@ -86,10 +91,10 @@ def wanted_dtype(call: Call, tensor: torch.Tensor) -> str:
     """The dtype a layer needs and did not get."""
     if isinstance(call.module, (nn.Embedding, nn.EmbeddingBag)):
         return "int64" if tensor.dtype not in (torch.int64, torch.int32) else ""
-    own = next((p for p in call.module.parameters(recurse=False) if not is_lazy(p)), None)
-    if own is None or any(call.module.children()) or own.dtype == tensor.dtype:
+    if not isinstance(call.module, (nn.Linear, nn.Bilinear, _ConvNd, RNNBase)):
         return ""
-    return plain(own.dtype) if own.dtype.is_floating_point else ""
+    own = next(call.module.parameters(recurse=False), None)
+    return plain(own.dtype) if own is not None and own.dtype.is_floating_point and own.dtype != tensor.dtype else ""
 
 
 def wanted_shape(module: nn.Module) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from seedbed.frameworks.torch.capture import Record, starts
 from seedbed.frameworks.torch.dryrun import DryRun
 from seedbed.frameworks.torch.shapes import dry_run, is_shape
 from seedbed.frameworks.torch.twin import named_tensors, what_settled
-from seedbed.spec import Input, Settled, Shape
+from seedbed.spec import Input, ParamSpec, Settled, Shape
 
 STAND_INS = (64, 32, 128, 224, 256, 16, 512, 8, 4, 2, 1)
 """Sizes tried, in this order, where an input's size varies."""
@@ -81,14 +81,31 @@ def tell(twin: nn.Module) -> Told:
 def _first_that_fits(
     model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any], axes: Sequence[tuple[str, int]]
 ) -> tuple[int, DryRun]:
-    first: ShapeError | None = None
+    errors: list[ShapeError] = []
     for size in STAND_INS if axes else (0,):
         try:
             return size, dry_run(model, inputs, keywords, dict.fromkeys(axes, size))
         except ShapeError as error:
-            first = first or error
-    assert first is not None
-    raise first
+            errors.append(error)
+    raise _without_stand_ins(errors) if axes else errors[0]
+
+
+def _without_stand_ins(errors: Sequence[ShapeError]) -> ShapeError:
+    """The first error, with a ? where the sizes it names are those that stood in for others."""
+    first = errors[0]
+    got = first.got
+    same = [e.got for e in errors if e.path == first.path and e.got and len(e.got) == len(got or ())]
+    if got is None or len(same) < 2:
+        facts, sentence = [*first.facts, f"with  {STAND_INS[0]} in place of each size that varies"], first.sentence
+    else:
+        shape = tuple(n if all(s[axis] == n for s in same) else None for axis, n in enumerate(got))
+        shown = ParamSpec(path=first.path, shape=shape).shown_shape
+        facts, sentence = [f.replace(str(got), shown) for f in first.facts], first.sentence.replace(str(got), shown)
+        got = shape
+    error = ShapeError(sentence, facts=facts, remedy=first.remedy, path=first.path)
+    error.__dict__.update({**vars(first), **vars(error), "got": got})
+    error.__cause__ = first.__cause__
+    return error
 
 
 def varying(inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from seedbed.errors import InputError, SeedbedError, nearest
 from seedbed.frameworks.torch.dryrun import DryRun
-from seedbed.frameworks.torch.mismatch import explain
+from seedbed.frameworks.torch.mismatch import explain, judge
 from seedbed.frameworks.torch.twin import META, make_twin
 from seedbed.spec import Input
 
@@ -73,7 +73,7 @@ def dry_run(
     args = [to_meta_inputs(v, model, sizes, f"input {i}") for i, v in enumerate(inputs)]
     named = {k: to_meta_inputs(v, model, sizes, f"input {k!r}") for k, v in keywords.items()}
     _bind(model, args, named)
-    run = DryRun(twin)
+    run = DryRun(twin, judge)
     try:
         with torch.no_grad(), undisturbed(), META, run:
             twin(*args, **named)
