@@ -24,7 +24,6 @@ as text to paste. A message never suggests a number.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +156,8 @@ def shown(lines: Sequence[str]) -> list[str]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that offers the names closest to `name`, or lists what there is."""
+    import difflib
+
     known = sorted(known)
     by_lower = {k.lower(): k for k in known}
     close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]

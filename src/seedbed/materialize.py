@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from seedbed.plan import Entry
 
 if TYPE_CHECKING:  # NumPy is imported with the first number, not with the package
+    from concurrent.futures import Future
+
     from seedbed.fill import Region
 
 BLOCK = 1 << 20
@@ -50,6 +51,8 @@ def run(
         threads: How many; the machine's processors by default.
         progress: Told after each block.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from seedbed.fill import fill, pieces
 
     threads = threads or os.cpu_count() or 1

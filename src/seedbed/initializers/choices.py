@@ -13,7 +13,7 @@ Box = tuple[tuple[int, int], ...]
 """One (start, stop) per axis."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Native(Initializer):
     """A framework's own initializer, as its adapter is given it; never left in a plan."""
 
@@ -37,7 +37,7 @@ class Native(Initializer):
     __str__ = __repr__
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Keep(Initializer):
     """As the framework starts it.
 
@@ -52,7 +52,7 @@ class Keep(Initializer):
             raise InitializerError(f"Keep: `values` must be True or False, got {self.values!r}.")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Overlay(Initializer):
     """One initializer for the whole, others for boxes of it: an embedding whose padding row is 0.
 

@@ -5,28 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from seedbed.errors import InitializerError, columns
 from seedbed.initializers.initializer import FLOAT32_MAX, HasFan, Initializer, is_number, number
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Zeros(Initializer):
     """Every element 0."""
 
     elementwise = True
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Ones(Initializer):
     """Every element 1."""
 
     elementwise = True
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Constant(Initializer):
     """Every element `value`.
 
@@ -48,7 +47,7 @@ class Constant(Initializer):
         number(self, "value")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Uniform(Initializer):
     """Uniform values, `low <= x < high`.
 
@@ -77,7 +76,7 @@ class Uniform(Initializer):
             raise InitializerError(f"Uniform: `high - low` must fit float32, got low={self.low}, high={self.high}.")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Normal(Initializer):
     """Normal values, not cut; none lies further out than 6.34 standard deviations.
 
@@ -102,7 +101,7 @@ class Normal(Initializer):
         number(self, "std", least=0)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class TruncatedNormal(Initializer):
     """Normal values, none further than `cut` standard deviations from the mean.
 
@@ -134,7 +133,7 @@ class TruncatedNormal(Initializer):
             )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Mixture(Initializer):
     """Each element follows one of several initializers, drawn with the given probabilities.
 
@@ -184,6 +183,8 @@ class Mixture(Initializer):
             >>> Mixture([(0.25, Zeros()), (0.75, Ones())]).thresholds()
             (1073741824,)
         """
+        from fractions import Fraction
+
         sums, total = [], Fraction(0)
         for probability, _ in self.parts[:-1]:
             total += Fraction(probability)
@@ -195,7 +196,7 @@ class Mixture(Initializer):
         return Mixture([(p, i) for p, i in parts if i]) if all(i for _, i in parts) else None
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Custom(Initializer):
     """The user's own function, asked for any region of the parameter.
 

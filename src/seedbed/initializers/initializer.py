@@ -23,7 +23,7 @@ class HasFan(Protocol):
         """Fan in, fan out or their mean; None while a size is unknown."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Initializer:
     """Base of all initializers."""
 
@@ -50,6 +50,15 @@ class Initializer:
         """The arguments that are not at their defaults."""
         pairs = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]
         return [(f.name, v) for f, v in pairs if f.default is dataclasses.MISSING or v != f.default]
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, f.name) for f in dataclasses.fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Initializer) and type(self) is type(other) and self._arguments() == other._arguments()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._arguments()))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._changed())})"

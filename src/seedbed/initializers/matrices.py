@@ -8,7 +8,7 @@ from seedbed.errors import InitializerError
 from seedbed.initializers.initializer import Initializer, number
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Orthogonal(Initializer):
     """A random orthogonal matrix times `gain`, uniform over all of them.
 
@@ -36,7 +36,7 @@ class Orthogonal(Initializer):
         number(self, "gain")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Identity(Initializer):
     """`gain` on the diagonal of a matrix, 0 elsewhere.
 
@@ -53,7 +53,7 @@ class Identity(Initializer):
         number(self, "gain")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Dirac(Initializer):
     """A convolution that passes its input through, as far as there are channels.
 
@@ -76,7 +76,7 @@ class Dirac(Initializer):
             raise InitializerError(f"Dirac: `groups` must be a whole number, 1 or more, got {self.groups!r}.")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Sparse(Initializer):
     """Normal values, of which a fixed part of each column is 0.
 

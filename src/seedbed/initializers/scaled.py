@@ -16,7 +16,7 @@ TRUNCATED_STD = 0.87962566103423978
 CONVOLUTIONS = [f"conv{transposed}{axes}d" for transposed in ("", "_transpose") for axes in (1, 2, 3)]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class VarianceScaling(Initializer):
     r"""Random values with standard deviation `sqrt(scale / fan)`.
 
@@ -74,7 +74,7 @@ class VarianceScaling(Initializer):
         return Uniform(low=-bound, high=bound)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Row(Initializer):
     """A famous name for a row of `VarianceScaling`: scale = gain squared."""
 
@@ -95,7 +95,7 @@ class _Row(Initializer):
         return self.scaling().resolve(spec)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class XavierUniform(_Row):
     """Uniform, bound `gain * sqrt(6 / (fan_in + fan_out))`; also called Glorot.
 
@@ -116,7 +116,7 @@ class XavierUniform(_Row):
     gain: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class XavierNormal(_Row):
     """Normal, not cut, `std = gain * sqrt(2 / (fan_in + fan_out))`; also called Glorot.
 
@@ -134,7 +134,7 @@ class XavierNormal(_Row):
     gain: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class HeUniform(_Row):
     """Uniform, bound `gain * sqrt(3 / fan)`; also called Kaiming.
 
@@ -151,7 +151,7 @@ class HeUniform(_Row):
     fan: Fan = "in"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class HeNormal(_Row):
     """Normal, not cut, `std = gain / sqrt(fan)`; also called Kaiming.
 
@@ -170,7 +170,7 @@ class HeNormal(_Row):
     fan: Fan = "in"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class LecunUniform(_Row):
     """Uniform, bound `gain * sqrt(3 / fan_in)`.
 
@@ -183,7 +183,7 @@ class LecunUniform(_Row):
     fan: Fan = "in"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class LecunNormal(_Row):
     """Normal, not cut, `std = gain / sqrt(fan_in)`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,8 @@ def key(seed: int, parts: Sequence[str]) -> Key:
         >>> key(0, ("ab", "c")) != key(0, ("a", "bc"))
         True
     """
+    import hashlib
+
     digest = hashlib.blake2b(seed.to_bytes(8, "little") + len(parts).to_bytes(8, "little"), digest_size=16)
     for part in parts:
         data = part.encode()
@@ -139,6 +140,8 @@ class Plan:
 
         Names of recipes and rules, layers and origins are not part of it.
         """
+        import hashlib
+
         rows = [
             [e.spec.path, e.spec.shape, e.spec.dtype, e.spec.axes, e.stream, _decisive(e), list(e.spec.aliases)]
             for e in self.entries
