@@ -315,11 +315,20 @@ def test_a_constructors_values_are_kept_where_memory_is_and_refused_where_it_is_
 def test_a_plan_for_another_model_is_refused_before_anything_is_written():
     net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     values = net[0].weight.detach().clone()
-    with pytest.raises(PlanError, match="The plan does not fit the model: 3 of its parameters differ"):
+    with pytest.raises(PlanError, match=r"^The plan does not fit the model: 3 differences"):
         sb.plan(
             nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2), nn.PReLU()).to(torch.float32)[:2].append(nn.LayerNorm(2))
         ).materialize(net)
     assert torch.equal(net[0].weight, values)
+
+
+def test_a_plan_with_other_ties_is_refused():
+    tied, apart = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(PlanError, match=r"1\.weight  tied to 0\.weight in the plan only"):
+        sb.plan(tied).materialize(apart)
+    with pytest.raises(PlanError, match=r"1\.weight  tied to 0\.weight in the model only"):
+        sb.plan(apart).materialize(tied)
 
 
 def test_a_start_that_was_interrupted_can_be_made_again():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from seedbed.errors import PlanError, UninitializedError, shown
+from seedbed.errors import PlanError, UninitializedError, columns, count, shown
 from seedbed.fill import Region, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted
 from seedbed.frameworks.torch.mismatch import plain
@@ -83,33 +83,48 @@ def placing(
 
 
 def _fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise `PlanError` unless the plan is for a model of these tensors, and all it keeps is there."""
     planned = {path: e.spec for e in plan for path in e.spec.paths}
-    rows = [f"{p}  only in the plan" for p in planned if p not in tensors]
-    rows += [f"{p}  only in the model" for p in tensors if p not in planned]
-    homeless = []
+    rows = [(p, "only in the plan") for p in planned if p not in tensors]
+    rows += [(p, "only in the model") for p in tensors if p not in planned]
+    homeless, owners = [], dict[int, str]()
     for entry in plan:
         spec, tensor = entry.spec, tensors.get(entry.spec.path)
         if tensor is None:
             continue
         if not is_lazy(tensor) and spec.known and tuple(tensor.shape) != spec.sizes:
-            rows.append(f"{spec.path}  planned {spec.shown_shape}, has {tuple(tensor.shape)}")
-        got = plain(tensor.dtype)
-        if got != spec.dtype:
-            rows.append(f"{spec.path}  planned {spec.dtype}, has {got}")
+            rows.append((spec.path, f"planned {spec.shown_shape}, has {tuple(tensor.shape)}"))
+        if plain(tensor.dtype) != spec.dtype:
+            rows.append((spec.path, f"planned {spec.dtype}, has {plain(tensor.dtype)}"))
+        rows += [
+            (p, f"tied to {spec.path} in the plan only") for p in spec.aliases if not _tied(tensors.get(p), tensor)
+        ]
+        other = owners.setdefault(id(tensor), spec.path)
+        if other != spec.path:
+            rows.append((spec.path, f"tied to {other} in the model only"))
         if entry.kept and (is_lazy(tensor) or tensor.is_meta):
-            homeless.append(f"{spec.path}  {spec.dtype}{spec.shown_shape}  {spec.origin or 'start unknown'}")
+            homeless.append((spec.path, f"{spec.dtype}{spec.shown_shape}", spec.origin or "start unknown"))
     if rows:
         raise PlanError(
-            f"The plan does not fit the model: {len(rows)} of its parameters differ.",
-            facts=shown(rows),
+            f"The plan does not fit the model: {count(len(rows), 'difference')}.",
+            facts=shown(columns(rows)),
             remedy="Make the plan from this model, after its dtype and layers are final.",
+            paths=tuple(path for path, _ in rows),
         )
     if homeless:
         raise PlanError(
-            f"{homeless[0].split('  ')[0]}: the plan keeps its values, and it has none: it was built without memory.",
-            facts=shown(homeless),
+            f"{homeless[0][0]}: the plan keeps its values, and it has none: it was built without memory.",
+            facts=shown(columns(homeless)),
             remedy="Give it a rule, or build the model with memory, where its constructor computes it.",
+            paths=tuple(path for path, *_ in homeless),
         )
+
+
+def _tied(a: torch.Tensor | None, b: torch.Tensor) -> bool:
+    """Whether two tensors are one, or views of one memory; a missing one is told elsewhere."""
+    if a is None or a is b:
+        return True
+    return not is_lazy(a) and not is_lazy(b) and a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 @contextmanager
