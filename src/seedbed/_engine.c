@@ -18,7 +18,7 @@ typedef int32_t i32;
 typedef uint64_t u64;
 typedef int64_t i64;
 
-enum { BLOCKS = 256, BATCH = 4 * BLOCKS, PARTS = 16, AXES = 32 };
+enum { BLOCKS = 256, BATCH = 4 * BLOCKS, ROWS = 16, PARTS = 16, AXES = 32 };
 enum kind { CONSTANT, UNIFORM, NORMAL, TRUNCATED };
 enum type { F32, F64, BF16, F16 };
 
@@ -192,8 +192,21 @@ INLINE void take(const job *j, pending *w, i64 first, i64 n, char *to, i64 strid
     }
 }
 
+/* A tile of runs of n values, each `stride` bytes apart; the runs themselves lie side by side in `to`. */
+INLINE void flush_tile(const job *j, pending *w, char *to, i64 n, i64 stride) {
+    float x[BATCH] __attribute__((aligned(64))), line[ROWS];
+    const int rows = w->pieces;
+    for (int i = w->blocks; i < BLOCKS; i++) w->low[i] = w->high[i] = 0;
+    batch(j, w->low, w->high, x);
+    for (i64 c = 0; c < n; c++) {
+        for (int k = 0; k < rows; k++) line[k] = x[w->piece[k].at + c];
+        store(to + c * stride, j->type == F32 ? 4 : j->type == F64 ? 8 : 2, line, rows, j->type);
+    }
+    w->blocks = w->pieces = 0;
+}
+
 /* All of a job. The last axis is the run; `tall` is the axis, if any, along which the destination is
- * contiguous instead: then values are made in tiles of 16 runs of 64, so that its lines are written whole. */
+ * contiguous instead: then values are made in tiles of 16 runs, so that its lines are written whole. */
 INLINE void fill(const job *j) {
     pending w;
     w.blocks = w.pieces = 0;
@@ -208,11 +221,14 @@ INLINE void fill(const job *j) {
         if (tall < 0) {
             take(j, &w, first, length, to, stride);
         } else {
-            for (i64 r = 0; r < j->size[tall]; r += 16)
-                for (i64 c = 0; c < length; c += 64) {
-                    const i64 rows = j->size[tall] - r < 16 ? j->size[tall] - r : 16, n = length - c < 64 ? length - c : 64;
-                    for (i64 k = 0; k < rows; k++)
-                        take(j, &w, first + (r + k) * j->from[tall] + c, n, to + (r + k) * item + c * stride, stride);
+            /* 60 where runs begin inside a block: 16 runs then still need no more than 256 blocks. */
+            const i64 width = (first | j->from[tall]) & 3 ? 60 : 64, high = j->size[tall];
+            for (i64 r = 0; r < high; r += ROWS)
+                for (i64 c = 0; c < length; c += width) {
+                    const i64 rows = high - r < ROWS ? high - r : ROWS, n = length - c < width ? length - c : width;
+                    char *corner = to + r * item + c * stride;
+                    for (i64 k = 0; k < rows; k++) take(j, &w, first + (r + k) * j->from[tall] + c, n, corner, stride);
+                    flush_tile(j, &w, corner, n, stride);
                 }
         }
         int x = last - 1;
