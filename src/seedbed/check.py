@@ -116,7 +116,7 @@ def compare(
     for entry in plan:
         if persistent and not entry.spec.persistent:
             continue
-        there = [p for p in entry.spec.paths if p in held]
+        there = [p for p in (entry.spec.path, *entry.spec.aliases) if p in held]
         if not there:
             findings.append(Finding(path=entry.spec.path, verdict="missing", detail=entry.spec.shown_shape))
             continue

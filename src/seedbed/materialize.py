@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from seedbed.errors import InputError
 from seedbed.plan import Entry
 
 if TYPE_CHECKING:  # NumPy is imported with the first number, not with the package
@@ -55,6 +56,8 @@ def run(
 
     from seedbed.fill import fill, pieces
 
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise InputError(f"threads: must be a whole number, 1 or more, got {threads!r}.")
     threads = threads or os.cpu_count() or 1
     waiting: deque[tuple[Entry, Destination, Region, Future[Any]]] = deque()
 

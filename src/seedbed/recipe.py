@@ -189,6 +189,10 @@ class Recipe:
             remedy="Give a Recipe, a name, one initializer, a mapping {pattern: initializer}, or a path to a TOML file.",
         )
 
+    def lenient(self) -> Recipe:
+        """The same rules, each of which may match nothing: for a part of a model."""
+        return Recipe(tuple(Rule(r.where, r.initializer, optional=True) for r in self.rules), self.name)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, read back by `from_dict`."""
         return {"name": self.name, "rule": [rule.to_dict() for rule in self.rules]}

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
@@ -18,7 +19,7 @@ from seedbed.materialize import Progress, Which, run
 from seedbed.plan import Plan, decide
 from seedbed.recipe import InitializerLike, Recipe, WhereLike
 from seedbed.recipes import recipe_of
-from seedbed.spec import Specs
+from seedbed.spec import ParamSpec, Specs
 
 RecipeLike = Union[Recipe, str, "os.PathLike[str]", InitializerLike, Mapping[WhereLike, InitializerLike], None]
 ProgressLike = Union[bool, Progress, None]
@@ -136,6 +137,7 @@ def materialize(
         >>> materialize(plan(net, recipe=seedbed.initializers.Constant(value=42)), net).bias.tolist()
         [42.0, 42.0, 42.0]
     """
+    require_plan(plan, "materialize")
     plan.require_known()
     return _carry_out(plan, model, "all", device, threads, progress)
 
@@ -201,7 +203,7 @@ def initialize(
     if inputs or keywords:
         decided.require_known()
     _carry_out(decided, model, "known", device, threads, progress)
-    framework.keep(model, made, seed, streams, device)
+    framework.keep(model, specs, made, seed, streams, device)
     return model
 
 
@@ -212,14 +214,24 @@ def start(
     recipe: Recipe | None,
     seed: int,
     streams: Mapping[str, str] | None,
-    device: Any = None,
+    whole: Mapping[str, ParamSpec] | None,
+    device: Any,
 ) -> None:
-    """Carry out a kept wish, on the inputs of the model's first call, where it still waits."""
+    """Carry out a kept wish, on the inputs of a first call, where it still waits and the inputs reach.
+
+    For one layer of a model, `whole` says by which paths the model knows its parameters.
+    """
     framework = framework_of(model)
     specs = framework.trace(model, inputs, keywords)
-    decided = decide(specs, recipe, seed=seed, streams=streams, translate=framework.translate)
-    decided.require_known()
-    _carry_out(decided, model, "waiting", device)
+    known = {s.path: whole[s.path] if whole else s for s in specs}
+    named = [
+        replace(s, path=known[s.path].path, aliases=known[s.path].aliases, views=known[s.path].views) for s in specs
+    ]
+    decided = decide(
+        replace(specs, params=tuple(named)), recipe, seed=seed, streams=streams, translate=framework.translate
+    )
+    entries = (replace(entry, spec=spec) for entry, spec in zip(decided, specs, strict=True))
+    _carry_out(replace(decided, entries=tuple(entries)), model, "waiting", device)
 
 
 def apply_init(model: Any, inputs: Any, init: Any = None, *, seed: int = 0) -> Any:
@@ -297,7 +309,11 @@ def write(
     """
     from seedbed import store
 
-    held = dict(framework_of(model).values(model)) if model is not None else None
+    require_plan(plan, "write")
+    held = None
+    if model is not None:
+        framework_of(model).fit(plan, model)
+        held = dict(framework_of(model).values(model))
     total = sum(e.spec.nbytes for e in plan if e.settled and e.spec.persistent and not e.kept)
     with _shown(progress, total, "writing") as report:
         return store.save(
@@ -337,6 +353,7 @@ def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None) -> 
     """
     from seedbed.check import compare
 
+    require_plan(plan, "check")
     saved = isinstance(params_or_path, (str, os.PathLike))
     if saved:
         from seedbed.store import load
@@ -352,11 +369,26 @@ def _values(held: Any) -> Mapping[str, Any]:
     if not isinstance(held, Mapping):
         return framework_of(held).values(held)
     for framework in loaded():
-        if framework.owns_values(held):
+        if held and framework.owns_values(held):
             return framework.values(held)
     from seedbed.store import Tensor
 
+    strange = [p for p, v in held.items() if not (hasattr(v, "dtype") and hasattr(v, "shape"))]
+    if strange:
+        raise InputError(
+            f"check: {strange[0]!r} is not an array, but {type(held[strange[0]]).__name__}.",
+            remedy="Give a mapping of paths to arrays; from a training checkpoint, the part that is the state dict.",
+        )
     return {path: Tensor(str(array.dtype), tuple(array.shape), array) for path, array in held.items()}
+
+
+def require_plan(plan: object, verb: str) -> None:
+    """Raise `PlanError` when something else stands where a plan belongs."""
+    if not isinstance(plan, Plan):
+        takes = {"check": "check(model_or_path, plan)", "write": "write(plan, path)"}.get(
+            verb, "materialize(plan, model)"
+        )
+        raise PlanError(f"{verb}: a Plan is needed, got {type(plan).__name__}.", remedy=f"Call it as seedbed.{takes}")
 
 
 def number_of_bytes(size: int | str) -> int:

@@ -143,11 +143,12 @@ def test_views_of_one_memory_stay_views(built_on):
     with torch.device(built_on):
         net = Viewed()
     plan = sb.plan(net)
-    assert plan["whole.weight"].spec.aliases == ("turned", "middle")
+    assert plan["whole.weight"].spec.views == ("turned", "middle")
     assert {e.spec.path for e in plan} == {"whole.weight", "whole.bias"}
     plan.materialize(net)
     assert torch.equal(net.middle, net.whole.weight[1:3])
     assert torch.equal(net.turned, net.whole.weight.t())
+    assert sb.check(net, plan)
     with torch.no_grad():
         net.whole.weight.fill_(3)
     assert (net.middle == 3).all()
@@ -394,3 +395,148 @@ def test_a_model_on_another_device_gets_the_same_bits():
     there = sb.initialize(nn.Linear(40, 30).cuda(), recipe="he")
     here = sb.initialize(nn.Linear(40, 30), recipe="he")
     assert torch.equal(there.weight.cpu(), here.weight)
+
+
+@pytest.mark.parametrize(
+    "cast", [lambda n: n.to("cpu"), lambda n: n.cpu(), lambda n: n.float(), lambda n: n.to(torch.float32)]
+)
+def test_a_net_with_a_wish_can_be_moved_to_where_it_is(cast):
+    net = cast(sb.initialize(nn.Sequential(nn.LazyLinear(8)), recipe="he"))
+    net(torch.rand(2, 4))
+    assert sb.check(net, sb.plan(net, recipe="he"))
+
+
+class Coder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enc, self.dec, self.aside = nn.LazyLinear(8), nn.LazyLinear(4), nn.LazyLinear(2)
+
+    def encode(self, x):
+        return self.enc(x)
+
+    def forward(self, x):
+        return self.dec(self.encode(x))
+
+
+@pytest.mark.parametrize(
+    "recipe", ["he", None, {"enc.*": i.Ones(), "*": i.Constant(value=7)}], ids=["name", "none", "rules"]
+)
+def test_a_layer_called_before_its_model_starts_as_the_wish_has_it(recipe):
+    net, whole = sb.initialize(Coder(), recipe=recipe, seed=4), Coder()
+    net.encode(torch.ones(2, 5))
+    assert type(net.enc) is nn.Linear
+    net(torch.ones(2, 5))
+    net.aside(torch.ones(2, 3))
+    sb.initialize(whole.enc, (2, 5))
+    sb.initialize(whole.dec, (2, 8))
+    sb.initialize(whole.aside, (2, 3))
+    assert sb.check(net, sb.plan(whole, recipe=recipe, seed=4))
+    assert not any(m._forward_pre_hooks for m in net.modules())
+
+
+def test_what_the_first_call_does_not_reach_keeps_waiting():
+    net = sb.initialize(Coder(), recipe="he")
+    net(torch.ones(2, 5))
+    assert nn.parameter.is_lazy(net.aside.weight)
+    net.aside(torch.ones(2, 3))
+    assert not net.aside.bias.any()
+
+
+def resets(how):
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(30, 20))
+            self.reset_parameters()
+
+        def reset_parameters(self):
+            nn.init.normal_(self.weight)
+            how(self)
+
+    return Layer()
+
+
+def scale_by_data(layer):
+    layer.weight.data = layer.weight.data * 0.01
+
+
+def scale_by_a_new_parameter(layer):
+    layer.weight = nn.Parameter(layer.weight.detach() * 0.01)
+
+
+def scale_in_a_list(layer):
+    with torch.no_grad():
+        torch._foreach_mul_([layer.weight], 0.01)
+
+
+def scale_in_place(layer):
+    with torch.no_grad():
+        layer.weight.mul_(0.01)
+
+
+@pytest.mark.parametrize("how", [scale_by_data, scale_by_a_new_parameter, scale_in_a_list, scale_in_place])
+def test_a_reset_that_cannot_be_told_keeps_the_values_it_made(how):
+    net = resets(how)
+    values = net.weight.detach().clone()
+    assert sb.plan(net)["weight"].kept
+    assert torch.equal(sb.initialize(net).weight, values)
+
+
+def test_a_parents_reset_that_cannot_be_told_hides_its_parts():
+    class Parent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.g = nn.Linear(3, 2), nn.Parameter(torch.ones(()))
+            self.reset_parameters()
+
+        def reset_parameters(self):
+            nn.init.normal_(self.fc.weight, std=self.g.item() * 0.001)
+
+    plan = sb.plan(Parent())
+    assert all(entry.kept for entry in plan)
+    assert plan["fc.weight"].why.startswith("Parent.reset_parameters: ")
+
+
+def test_a_model_whose_copy_is_itself_is_refused_and_left_alone():
+    class Same(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def __deepcopy__(self, memo):
+            return self
+
+        def forward(self, x):
+            return self.fc(x)
+
+    net = Same()
+    values = net.fc.weight.detach().clone()
+    with pytest.raises(ModelError, match="__deepcopy__ makes no copy"):
+        sb.plan(net, (2, 4))
+    assert torch.equal(net.fc.weight, values)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
+
+
+def test_a_random_generator_among_the_attributes_is_no_hindrance():
+    net = nn.Sequential(nn.LazyLinear(3))
+    net.generator = torch.Generator().manual_seed(5)
+    state = net.generator.get_state()
+    sb.initialize(net, (2, 4))
+    assert torch.equal(net.generator.get_state(), state)
+
+
+def test_a_wish_on_a_lazy_model_without_memory_is_kept():
+    with torch.device("meta"):
+        net = nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d())
+    sb.initialize(net, recipe="he")
+    sb.initialize(net, (2, 3), recipe="he")
+    assert net[1].num_batches_tracked == 0
+    assert not net[0].weight.is_meta
+
+
+def test_writing_from_another_model_is_refused(tmp_path):
+    plan = sb.plan(nn.Linear(4, 3), recipe=i.Keep(values=True))
+    for other in (nn.Linear(5, 3), nn.Linear(4, 3).half(), nn.Sequential(nn.Linear(4, 3))):
+        with pytest.raises(PlanError, match="The plan does not fit the model"):
+            sb.write(plan, tmp_path / "x.safetensors", model=other)
+    assert list(tmp_path.iterdir()) == []

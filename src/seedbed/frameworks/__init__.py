@@ -41,13 +41,22 @@ class Framework(Protocol):
     def translate(self, native: Native, spec: ParamSpec) -> Initializer:
         """One of the framework's own initializers as one of ours, for one parameter."""
 
+    def fit(self, plan: Plan, model: Any) -> None:
+        """Raise `PlanError` unless the plan is for this model, and all that it keeps is there."""
+
     def placing(
         self, plan: Plan, model: Any, device: Any, which: Which
     ) -> AbstractContextManager[Iterable[tuple[Entry, Destination]]]:
         """Where the plan's values go; memory is made where there is none."""
 
     def keep(
-        self, model: Any, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any
+        self,
+        model: Any,
+        specs: Specs,
+        recipe: Recipe | None,
+        seed: int,
+        streams: Mapping[str, str] | None,
+        device: Any,
     ) -> None:
         """Keep the wish, and carry it out at the model's first call."""
 

@@ -143,7 +143,7 @@ class Plan:
         import hashlib
 
         rows = [
-            [e.spec.path, e.spec.shape, e.spec.dtype, e.spec.axes, e.stream, _decisive(e), list(e.spec.aliases)]
+            [e.spec.path, e.spec.shape, e.spec.dtype, e.spec.axes, e.stream, _decisive(e), list(e.spec.paths[1:])]
             for e in self.entries
         ]
         text = json.dumps([VERSION, self.seed, rows], sort_keys=True, separators=(",", ":"))
@@ -250,7 +250,7 @@ class Plan:
                 ("dtype", a.spec.dtype, b.spec.dtype),
                 ("stream", a.stream, b.stream),
                 ("seed", str(a.seed), str(b.seed)),
-                ("ties", ", ".join(a.spec.aliases), ", ".join(b.spec.aliases)),
+                ("ties", ", ".join(a.spec.paths[1:]), ", ".join(b.spec.paths[1:])),
             ):
                 if left != right:
                     rows.append((path, what, left, right))

@@ -22,9 +22,9 @@ def recipe(specs: Specs) -> Recipe:
     """Rules for GPT-2's names; the number of blocks is counted in the specs."""
     found = (re.search(r"(?:^|\.)(?:h|blocks|layers)\.(\d+)\.", spec.path) for spec in specs)
     blocks = {match[1] for match in found if match}
-    if not blocks:
+    if not blocks or not any(spec.path.endswith(".c_proj.weight") for spec in specs):
         raise RecipeError(
-            "recipe 'gpt2': the model has no blocks named h.0, blocks.0 or layers.0.",
+            "recipe 'gpt2': the model has not GPT-2's names: blocks such as h.0, with a c_proj in each.",
             facts=["The parameters:", *shown([spec.path for spec in specs])],
             remedy="Give a recipe for the names this model has, such as recipe='xavier'.",
         )

@@ -35,7 +35,8 @@ class ParamSpec:
         persistent: Whether the framework's checkpoints hold it.
         start: How the framework itself starts it; `None` when that is not known.
         origin: Where `start` was read, or where the values come from.
-        aliases: Other paths of the same memory.
+        aliases: Other paths of the same parameter.
+        views: Paths of tensors of other shapes or strides inside its memory.
         lazy: Whether its layer still waits for an input.
         reached: Whether the dry run's input used it; `None` without a dry run.
         varies: Which axes of which inputs decide its unknown sizes.
@@ -60,6 +61,7 @@ class ParamSpec:
     start: Initializer | None = None
     origin: str = ""
     aliases: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
     lazy: bool = False
     reached: bool | None = None
     varies: str = ""
@@ -120,7 +122,7 @@ class ParamSpec:
     @property
     def paths(self) -> tuple[str, ...]:
         """Its path and its other ones."""
-        return (self.path, *self.aliases)
+        return (self.path, *self.aliases, *self.views)
 
     def fan(self, which: Fan) -> float | None:
         """How many inputs feed one output (`in`), outputs one input feeds (`out`), or their mean (`avg`).
@@ -187,6 +189,7 @@ class ParamSpec:
 def remarks(spec: ParamSpec) -> str:
     """What a table says of a parameter beside its start."""
     notes = [f"also {', '.join(spec.aliases)}"] if spec.aliases else []
+    notes += [f"seen by {', '.join(spec.views)}"] if spec.views else []
     if spec.varies:
         notes.append(f"depends on {spec.varies}")
     elif spec.lazy:

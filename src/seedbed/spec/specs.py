@@ -77,6 +77,11 @@ class Specs:
         raise no_path("specs", path, (p for s in self.params for p in s.paths))
 
     @property
+    def paths(self) -> frozenset[str]:
+        """Every path, ties and views included."""
+        return frozenset(p for s in self.params for p in s.paths)
+
+    @property
     def unknown(self) -> tuple[str, ...]:
         """Paths whose sizes are not all settled."""
         return tuple(s.path for s in self.params if not s.known)

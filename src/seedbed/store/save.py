@@ -55,7 +55,8 @@ def save(
     target = Path(path)
     entries = [e for e in plan if e.spec.persistent]
     _storable(entries, kept)
-    folder, stem = _place(target)
+    with _readable(target):
+        folder, stem = _place(target)
     shards = _shards(entries, shard_size)
     names = [f"{stem}-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
     names = [f"{stem}.safetensors"] if len(shards) == 1 else names
@@ -106,6 +107,8 @@ def _storable(entries: Sequence[Entry], kept: Values | None) -> None:
 
 def _place(target: Path) -> tuple[Path, str]:
     """The folder to write in and what the files' names begin with."""
+    if "\0" in str(target):
+        raise OutputError(f"{str(target)!r}: a path holds no NUL character.", path=str(target))
     single = target.suffix == ".safetensors"
     parent = target.parent
     if not parent.is_dir():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from seedbed.errors import ModelError
+from seedbed.errors import InputError, ModelError
 from seedbed.frameworks.torch import capture, layers, lazy, place, settle, twin
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.initializers import Initializer, Native
@@ -29,8 +29,8 @@ def owns(model: Any) -> bool:
 
 
 def owns_values(values: Mapping[str, Any]) -> bool:
-    """Whether a mapping holds PyTorch tensors."""
-    return any(isinstance(v, torch.Tensor) for v in values.values())
+    """Whether a mapping holds PyTorch tensors and nothing else."""
+    return all(isinstance(v, torch.Tensor) for v in values.values())
 
 
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
@@ -40,7 +40,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
     told = settled.told if settled else settle.tell(copied)
     params = []
     modules, became = dict(model.named_modules()), dict(copied.named_modules())
-    for path, aliases in _owners(model).items():
+    for path, (aliases, views) in _owners(model).items():
         prefix, _, leaf = path.rpartition(".")
         module = modules[prefix]
         tensor = _at(module, leaf)
@@ -48,6 +48,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
         lazy.fits(module, path, tensor)
         waits = path not in told or (settled is not None and path in settled.waits)
         shape, (record, origin) = told.get(path, (lazy.before_input(module, leaf), settle.UNTOLD))
+        waits = waits or (record.start is None and lazy.waits(became[prefix]))
         if waits:
             origin = f"{cls.__name__}.reset_parameters"
         elif record.unknown:
@@ -70,8 +71,9 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
                 start=None if waits else record.start,
                 origin=origin,
                 aliases=tuple(aliases),
+                views=tuple(views),
                 lazy=waits,
-                reached=bool(settled.reached & {path, *aliases}) if settled else None,
+                reached=bool(settled.reached & {path, *aliases, *views}) if settled else None,
                 varies=settled.varies.get(path, "") if settled else "",
             )
         )
@@ -85,8 +87,8 @@ def _at(module: nn.Module, leaf: str) -> torch.Tensor:
     return tensor
 
 
-def _owners(model: nn.Module) -> dict[str, list[str]]:
-    """The first path of each piece of memory, with its other paths and those of views inside it."""
+def _owners(model: nn.Module) -> dict[str, tuple[list[str], list[str]]]:
+    """The first path of each piece of memory, with its other paths, and those of views inside it."""
     tensors: dict[int, torch.Tensor] = {}
     paths: dict[int, list[str]] = {}
     for path, tensor in twin.named_tensors(model):
@@ -112,11 +114,17 @@ def _owners(model: nn.Module) -> dict[str, list[str]]:
                     )
                 inside[i] = j
                 break
-    return {
-        paths[i][0]: [*paths[i][1:], *(p for k, j in inside.items() if j == i for p in paths[k])]
-        for i in tensors
-        if i not in inside
+    owners: dict[str, tuple[list[str], list[str]]] = {
+        paths[i][0]: (paths[i][1:], []) for i in tensors if i not in inside
     }
+    for k, j in inside.items():
+        same = _geometry(tensors[k]) == _geometry(tensors[j])
+        owners[paths[j][0]][0 if same else 1].extend(paths[k])
+    return owners
+
+
+def _geometry(tensor: torch.Tensor) -> tuple[object, ...]:
+    return tensor.size(), tensor.stride(), tensor.storage_offset()
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
@@ -129,16 +137,30 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
     return capture.translate(native, spec)
 
 
+def fit(plan: Plan, model: nn.Module) -> None:
+    """Raise `PlanError` unless the plan is for this model."""
+    place.fit(plan, dict(twin.named_tensors(model)))
+
+
 def placing(
     plan: Plan, model: nn.Module, device: Any, which: Which
 ) -> AbstractContextManager[list[tuple[Entry, place.Memory]]]:
     """Where the plan's values go, in the model."""
-    return place.placing(plan, model, torch.device(device) if device is not None else None, which)
+    return place.placing(plan, model, _device(device), which)
 
 
-def keep(model: nn.Module, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any) -> None:
+def keep(
+    model: nn.Module, specs: Specs, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any
+) -> None:
     """Keep the wish until the model's first call."""
-    lazy.keep(model, lazy.Wish(recipe, seed, streams, torch.device(device) if device is not None else None))
+    lazy.keep(model, specs, lazy.Wish(recipe, seed, streams, _device(device)))
+
+
+def _device(device: Any) -> torch.device | None:
+    try:
+        return torch.device(device) if device is not None else None
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: {device!r} is not one of PyTorch's.", facts=[str(error).splitlines()[0]]) from None
 
 
 def values(model: Any) -> dict[str, place.Held]:

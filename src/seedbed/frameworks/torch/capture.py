@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seedbed.errors import RecipeError
@@ -56,11 +57,30 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor):
-            path = self.paths.get(args[0].untyped_storage()._cdata)
-            if path is not None:
-                self._write(path, args[0], func, args, kwargs or {})
+        if func._schema.is_mutable:
+            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | (kwargs or {})
+            changed = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+            for target in pytree.tree_leaves([given.get(name) for name in changed]):
+                path = self._path(target)
+                if path is not None and target is args[0]:
+                    self._write(path, target, func, args, kwargs or {})
+                elif path is not None:  # one of a list, or a result written to: which value it gets is not told
+                    self.records[path] = Record(None, func._schema.name)
         return out
+
+    def _path(self, tensor: object) -> str | None:
+        return self.paths.get(tensor.untyped_storage()._cdata) if isinstance(tensor, torch.Tensor) else None
+
+    def hide_replaced(self, model: nn.Module) -> None:
+        """Forget what was recorded of tensors that are no longer the model's: another was put in their place."""
+        now = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        for path, tensor in list(self.tensors.items()):
+            if now.get(path) is not tensor or self._path(tensor) != path:
+                self.records[path] = Record(None, "another tensor put in its place")
+                del self.tensors[path]
 
     def _write(self, path: str, target: torch.Tensor, func: Any, args: Any, kwargs: Any) -> None:
         whole = self.tensors[path]
@@ -151,10 +171,14 @@ def starts(model: nn.Module) -> dict[str, tuple[Record, str]]:
             with torch.no_grad(), recorder, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's, of parameters without elements; they are started below
                 getattr(module, method)()
-        except Exception as error:  # third-party code: what it would have done stays unknown, and says why
-            for name, _ in own:
-                path = f"{prefix}.{name}" if prefix else name
-                result.setdefault(path, (Record(None, str(error).split("\n")[0]), origin))
+            recorder.hide_replaced(model)
+            tensors = recorder.tensors
+        except (
+            Exception
+        ) as error:  # third-party code: what it does to its own and its parts stays unknown, and says why
+            below = f"{prefix}." if prefix else ""
+            hidden = (Record(None, str(error).split("\n")[0]), origin)
+            result |= {path: hidden for path in tensors if path.startswith(below)}
             continue
         for path, record in recorder.records.items():
             if path not in elsewhere:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,6 +43,7 @@ class DryRun(TorchDispatchMode):
 
     def __post_init__(self) -> None:
         super().__init__()
+        self.lazy = any(isinstance(m, LazyModuleMixin) for m in self.twin.modules())
         self.names = {id(t): path for path, t in named_tensors(self.twin)}
         for path, module in self.twin.named_modules():
             module.register_forward_pre_hook(self._enter(path), prepend=True, with_kwargs=True)

@@ -20,7 +20,7 @@ from torch.nn.parameter import UninitializedParameter, is_lazy
 from seedbed.errors import ShapeError, UninitializedError
 from seedbed.plan import Plan
 from seedbed.recipe import Recipe
-from seedbed.spec import ParamSpec, Shape
+from seedbed.spec import ParamSpec, Shape, Specs
 
 STARTING = threading.RLock()
 """Held while a kept wish is carried out, so that threads that make the first call wait for it."""
@@ -42,6 +42,11 @@ def before_input(module: nn.Module, name: str) -> Shape:
         ends = (None, module.out_channels // module.groups) if module.transposed else (module.out_channels, None)
         return (*ends, *module.kernel_size)
     return () if name == "num_batches_tracked" else (None,)
+
+
+def waits(module: nn.Module) -> bool:
+    """Whether a layer still waits for an input."""
+    return isinstance(module, torch_lazy.LazyModuleMixin) and module.has_uninitialized_params()
 
 
 def fits(module: nn.Module, path: str, tensor: torch.Tensor) -> None:
@@ -100,7 +105,7 @@ class UnstartedParameter(UninitializedParameter):
 
     @data.setter
     def data(self, value: torch.Tensor) -> None:
-        if value.numel():  # torch itself sets empty ones, when it changes dtype or device
+        if not is_lazy(value) and value.numel():  # torch itself sets empty ones, when it changes dtype or device
             raise unstarted(self._seedbed_path)
         torch.Tensor.data.__set__(self, value)
 
@@ -139,28 +144,34 @@ def settle_layers(model: nn.Module, plan: Plan) -> None:
     """Turn lazy layers into what they become, of the plan's shapes, on their device, without values."""
     attributes: Mapping[str, Any] = {s.path: dict(s.attributes) for s in plan.settled}
     for path, module in model.named_modules():
-        own = [*module._parameters.items(), *module._buffers.items()]
-        for name, tensor in own:
+        if path not in attributes or not isinstance(module, torch_lazy.LazyModuleMixin):
+            continue
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None and is_lazy(tensor):
-                spec = plan[f"{path}.{name}" if path else name].spec
-                tensor.materialize(spec.sizes)
-        if isinstance(module, torch_lazy.LazyModuleMixin):
-            vars(module).update(attributes.get(path, {}))
-            for handle in ("_initialize_hook", "_load_hook"):
-                if hasattr(module, handle):
-                    getattr(module, handle).remove()
-                    delattr(module, handle)
-            module.__class__ = becomes(module)
+                tensor.materialize(plan[f"{path}.{name}" if path else name].spec.sizes)
+        vars(module).update(attributes[path])
+        if module is not model:
+            forget(module, deep=False)
+        for handle in ("_initialize_hook", "_load_hook"):
+            if hasattr(module, handle):
+                getattr(module, handle).remove()
+                delattr(module, handle)
+        module.__class__ = becomes(module)
 
 
 @dataclass(eq=False)
 class Wish:
-    """A start asked for before the sizes are known: a hook that carries it out at the first call."""
+    """A start asked for before the sizes are known: a hook that carries it out at the first call.
+
+    On the model itself it starts all that the call reaches. On each lazy layer stands one for that layer
+    alone, for calls that do not pass through the model; `whole` holds the layer's specs as the model has them.
+    """
 
     recipe: Recipe | None
     seed: int
     streams: Mapping[str, str] | None
     device: torch.device | None
+    whole: Mapping[str, ParamSpec] | None = None
     handle: Any = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -175,7 +186,7 @@ class Wish:
                 return
             from seedbed import verbs
 
-            verbs.start(module, args, kwargs, self.recipe, self.seed, self.streams, device=self.device)
+            verbs.start(module, args, kwargs, self.recipe, self.seed, self.streams, self.whole, self.device)
 
     def drop(self) -> None:
         """Forget the wish."""
@@ -184,19 +195,33 @@ class Wish:
             self.handle = None
 
 
-def keep(model: nn.Module, wish: Wish) -> None:
-    """Keep a wish until the model's first call; the last one asked for is the one carried out."""
+def keep(model: nn.Module, specs: Specs, wish: Wish) -> None:
+    """Keep a wish until the first call; the last one asked for is the one carried out."""
     with STARTING:
-        forget(model)
-        if isinstance(model, torch_lazy.LazyModuleMixin) and hasattr(model, "_initialize_hook"):
-            # torch's hook on the model itself would run after ours, on a layer that is lazy no more.
-            model._initialize_hook.remove()
-        wish.handle = model.register_forward_pre_hook(wish, prepend=True, with_kwargs=True)
+        forget(model, deep=True)
+        _hook(model, wish)
+        for path, module in model.named_modules():
+            if path and waits(module):
+                names = [*module._parameters, *module._buffers]
+                own = {n: specs[f"{path}.{n}"] for n in names if f"{path}.{n}" in specs.paths}
+                streams = {
+                    s.path: next((v for p, v in (wish.streams or {}).items() if p in s.paths), s.path)
+                    for s in own.values()
+                }
+                _hook(module, Wish(wish.recipe and wish.recipe.lenient(), wish.seed, streams, wish.device, own))
         name_parameters(model)
 
 
-def forget(model: nn.Module) -> None:
-    """Drop the wish a model keeps, if it keeps one."""
-    for hook in list(model._forward_pre_hooks.values()):
-        if isinstance(hook, Wish):
-            hook.drop()
+def _hook(module: nn.Module, wish: Wish) -> None:
+    if isinstance(module, torch_lazy.LazyModuleMixin) and hasattr(module, "_initialize_hook"):
+        # torch's own hook would settle the layer with torch's start, or run on one that is lazy no more.
+        module._initialize_hook.remove()
+    wish.handle = module.register_forward_pre_hook(wish, prepend=True, with_kwargs=True)
+
+
+def forget(model: nn.Module, *, deep: bool) -> None:
+    """Drop the wish a model keeps, if it keeps one; deep: and those of its layers."""
+    for module in model.modules() if deep else [model]:
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, Wish):
+                hook.drop()

@@ -29,7 +29,9 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
         return ModelError(
             f"{name} reads a value, and a dry run has none.",
             facts=[*place, f"said  {said}"],
-            remedy="Give the sizes of its lazy layers, or take the value from a shape instead.",
+            remedy="Give the sizes of its lazy layers, or take the value from a shape instead."
+            if run.lazy
+            else "None of its layers is lazy: plan it without inputs.",
             path=path,
         )
     tensors = [t for t in call.inputs if isinstance(t, torch.Tensor)] if call else []

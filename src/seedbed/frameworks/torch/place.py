@@ -66,7 +66,7 @@ def placing(
     """
     with STARTING, torch.inference_mode(mode=False):  # memory made in inference mode could not be trained
         tensors = dict(named_tensors(model))
-        _fit(plan, tensors)
+        fit(plan, tensors)
         waiting = {path for path, t in tensors.items() if is_lazy(t)}
         if which != "known":
             settle_layers(model, plan)
@@ -79,10 +79,10 @@ def placing(
         ready = [e for e in ready if not e.kept and (which != "waiting" or e.spec.path in waiting)]
         yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
         if which != "known":
-            forget(model)
+            forget(model, deep=which == "all")
 
 
-def _fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
+def fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise `PlanError` unless the plan is for a model of these tensors, and all it keeps is there."""
     planned = {path: e.spec for e in plan for path in e.spec.paths}
     rows = [(p, "only in the plan") for p in planned if p not in tensors]
@@ -97,7 +97,7 @@ def _fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
         if plain(tensor.dtype) != spec.dtype:
             rows.append((spec.path, f"planned {spec.dtype}, has {plain(tensor.dtype)}"))
         rows += [
-            (p, f"tied to {spec.path} in the plan only") for p in spec.aliases if not _tied(tensors.get(p), tensor)
+            (p, f"tied to {spec.path} in the plan only") for p in spec.paths[1:] if not _tied(tensors.get(p), tensor)
         ]
         other = owners.setdefault(id(tensor), spec.path)
         if other != spec.path:
@@ -142,7 +142,7 @@ def _allocate(entry: Entry, tensors: Mapping[str, torch.Tensor], device: torch.d
     """Memory for a parameter on the meta device, and for the tensors that are views of it."""
     owner = tensors[entry.spec.path]
     real = torch.empty_strided(owner.size(), owner.stride(), dtype=owner.dtype, device=device)
-    views = {id(t): t for p in entry.spec.aliases if (t := tensors[p]) is not owner}
+    views = {id(t): t for p in entry.spec.paths[1:] if (t := tensors[p]) is not owner}
     places = {i: (t.size(), t.stride(), t.storage_offset() - owner.storage_offset()) for i, t in views.items()}
     become(owner, real)
     for i, view in views.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,9 @@ def undisturbed() -> Iterator[None]:
 
 def to_meta_inputs(value: Any, model: nn.Module, sizes: Mapping[tuple[str, int], int], name: str) -> Any:
     """Inputs as meta tensors; `sizes` stands in for sizes that vary."""
+    likely = isinstance(value, list) and value and all(n is None or type(n) is int for n in value)
+    if likely or (isinstance(value, str) and re.fullmatch(r"[\d?]+(x[\d?]+)*", value)):
+        raise InputError(f"{name}: a shape is a tuple, such as (2, 20), got {value!r}.")
     if isinstance(value, Input) or is_shape(value):
         value = value if isinstance(value, Input) else Input(value)
         shape = [sizes[name, axis] if n is None else n for axis, n in enumerate(value.shape)]

@@ -57,13 +57,18 @@ def make_twin(model: nn.Module) -> nn.Module:
         else:
             blank = torch.empty_like(t.detach(), device=META)
             memo[id(t)] = nn.Parameter(blank, t.requires_grad) if isinstance(t, nn.Parameter) else blank
+    for module in model.modules():
+        memo |= {
+            id(v): v for v in vars(module).values() if isinstance(v, torch.Generator)
+        }  # its state is no tensor to us
     try:
         with _CopiesToMeta():
             twin = copy.deepcopy(model, memo)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        _apart(model, twin)
+    except Exception as error:  # whatever the model's own code raised, told as a sentence
         raise ModelError(
-            f"{type(model).__name__}: the model cannot be copied for a dry run: {str(error).splitlines()[0]}.",
-            remedy="Take what cannot be copied (locks, files, generators) out of the model's attributes.",
+            f"{type(model).__name__}: the model cannot be copied for a dry run: {(str(error) or repr(error)).splitlines()[0]}.",
+            remedy="Take what cannot be copied (locks, files) out of the model's attributes.",
         ) from error
     for module in twin.modules():
         module._forward_hooks.clear()
@@ -76,6 +81,15 @@ def make_twin(model: nn.Module) -> nn.Module:
         if isinstance(module, _NormBase):
             module.eval()
     return twin
+
+
+def _apart(model: nn.Module, twin: nn.Module) -> None:
+    """Raise unless a copy is a twin: modules of its own, all on the meta device, and no compiled ones."""
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        raise TypeError("it holds a ScriptModule; plan the module that was compiled")
+    own = {id(m) for m in model.modules()}
+    if any(id(m) in own for m in twin.modules()) or not all(t.is_meta for _, t in named_tensors(twin)):
+        raise TypeError("its __deepcopy__ makes no copy of its layers as they are")
 
 
 def _functions(module: nn.Module) -> list[Any]:
