@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 import seedbed as sb
 from seedbed import initializers as i
-from seedbed.errors import InputError, ModelError, PlanError, ShapeError, UnknownSizeError, UnmatchedError
+from seedbed.errors import InputError, ModelError, PlanError, RecipeError, ShapeError, UnknownSizeError, UnmatchedError
 from seedbed.fill import fill
 
 pytestmark = pytest.mark.filterwarnings(
@@ -540,3 +540,55 @@ def test_writing_from_another_model_is_refused(tmp_path):
         with pytest.raises(PlanError, match="The plan does not fit the model"):
             sb.write(plan, tmp_path / "x.safetensors", model=other)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hooks_that_change_what_flows_are_heard():
+    for make in (
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.LazyLinear(3)),
+        lambda: nn.Sequential(nn.LazyLinear(3), nn.LazyLinear(3)),
+    ):
+        net = make()
+        net[0].register_forward_hook(lambda m, i, o: torch.cat([o, o], -1))
+        assert sb.plan(net, (2, 4))["1.weight"].spec.shape == (3, 6)
+        sb.initialize(net, (2, 4))(torch.ones(2, 4))
+
+
+def test_a_model_that_reaches_itself_through_a_function_is_refused_and_left_alone():
+    class Closed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.last = nn.LazyLinear(3), nn.BatchNorm1d(3), nn.LazyLinear(2)
+            self.function = lambda x: self.norm(self.first(x))
+
+        def forward(self, x):
+            return self.last(self.function(x))
+
+    net = Closed()
+    with pytest.raises(
+        ModelError, match=r"^first: a function that the model holds calls this layer itself, not its copy"
+    ):
+        sb.plan(net, (2, 4))
+    assert net.norm.num_batches_tracked == 0
+    assert type(net.first) is nn.LazyLinear
+    assert nn.parameter.is_lazy(net.first.weight)
+    assert not nn.modules.module._global_forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: setattr(nn.init.normal_(w), "data", w.data * 0.1),
+        lambda w: torch._foreach_mul_([nn.init.normal_(w)], 0.1),
+        lambda w: nn.init.normal_(w) * 0.1,
+        lambda w: nn.init.normal_(w).mul_(0.1),
+    ],
+    ids=["data", "list", "returned", "in place"],
+)
+def test_a_function_that_cannot_be_told_is_refused_as_a_recipe(function):
+    with pytest.raises(RecipeError, match="cannot be told from what it does"):
+        sb.plan(nn.Linear(3, 2), recipe=function)
+
+
+def test_a_plan_says_how_many_keep_the_values_they_have():
+    net = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3)))
+    assert ", 2 with the values they have;" in sb.plan(net, recipe="he").summary

@@ -157,7 +157,7 @@ def test_a6_a_dry_run_changes_nothing():
     assert versions == [p._version for p in net[:2].parameters()]
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1] == np.random.get_state()[1]).all()
-    assert seen == []
+    assert len(seen) == 1  # the user's hook ran on the twin, as it may change what flows
     assert nn.parameter.is_lazy(net[3].weight)
 
 

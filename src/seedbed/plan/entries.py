@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from seedbed import table
@@ -113,10 +114,14 @@ class Plan:
 
     def __getitem__(self, path: str) -> Entry:
         """The entry at `path`, which may be one of its aliases."""
-        for entry in self.entries:
-            if path in entry.spec.paths:
-                return entry
-        raise no_path("plan", path, (p for e in self.entries for p in e.spec.paths))
+        if path in self.paths:
+            return self.paths[path]
+        raise no_path("plan", path, self.paths)
+
+    @cached_property
+    def paths(self) -> Mapping[str, Entry]:
+        """The entry at every path, ties and views included."""
+        return {p: e for e in reversed(self.entries) for p in e.spec.paths}
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -230,6 +235,8 @@ class Plan:
         parts += [table.size(sum(s.nbytes for s in known))]
         if len(known) < len(self):
             parts += [count(len(self) - len(known), "parameter") + " not settled yet"]
+        kept = sum(e.kept for e in self)
+        parts += [f"{kept:,} with the values they have"] if kept else []
         arrays = count(len(self), "parameter or buffer", "parameters and buffers")
         return f"{arrays}: {', '.join(parts)}; seed {self.seed}, fingerprint {self.fingerprint()}"
 

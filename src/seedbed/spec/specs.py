@@ -7,6 +7,7 @@ import fnmatch
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from seedbed import table
@@ -71,15 +72,14 @@ class Specs:
 
     def __getitem__(self, path: str) -> ParamSpec:
         """The spec at `path`, which may be one of its aliases."""
-        for spec in self.params:
-            if path in spec.paths:
-                return spec
-        raise no_path("specs", path, (p for s in self.params for p in s.paths))
+        if path in self.paths:
+            return self.paths[path]
+        raise no_path("specs", path, self.paths)
 
-    @property
-    def paths(self) -> frozenset[str]:
-        """Every path, ties and views included."""
-        return frozenset(p for s in self.params for p in s.paths)
+    @cached_property
+    def paths(self) -> Mapping[str, ParamSpec]:
+        """The spec at every path, ties and views included."""
+        return {p: s for s in reversed(self.params) for p in s.paths}
 
     @property
     def unknown(self) -> tuple[str, ...]:

@@ -61,24 +61,23 @@ class Recorder(TorchDispatchMode):
             given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | (kwargs or {})
             changed = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
             for target in pytree.tree_leaves([given.get(name) for name in changed]):
-                path = self._path(target)
+                path = self.path_of(target)
                 if path is not None and target is args[0]:
                     self._write(path, target, func, args, kwargs or {})
                 elif path is not None:  # one of a list, or a result written to: which value it gets is not told
                     self.records[path] = Record(None, func._schema.name)
         return out
 
-    def _path(self, tensor: object) -> str | None:
+    def path_of(self, tensor: object) -> str | None:
+        """The path of the tensor whose memory this is."""
         return self.paths.get(tensor.untyped_storage()._cdata) if isinstance(tensor, torch.Tensor) else None
 
-    def hide_replaced(self, model: nn.Module) -> None:
-        """Forget what was recorded of tensors that are no longer the model's: another was put in their place."""
-        now = {
-            **dict(model.named_parameters(remove_duplicate=False)),
-            **dict(model.named_buffers(remove_duplicate=False)),
-        }
-        for path, tensor in list(self.tensors.items()):
-            if now.get(path) is not tensor or self._path(tensor) != path:
+    def hide_replaced(self, module: nn.Module, prefix: str) -> None:
+        """Forget what was recorded of a layer's tensors that another was put in the place of."""
+        below = f"{prefix}." if prefix else ""
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            path = below + name
+            if path in self.tensors and (self.tensors[path] is not tensor or self.path_of(tensor) != path):
                 self.records[path] = Record(None, "another tensor put in its place")
                 del self.tensors[path]
 
@@ -157,6 +156,7 @@ def starts(model: nn.Module) -> dict[str, tuple[Record, str]]:
     tensors = {path: t for path, t in named.items() if not nn.parameter.is_lazy(t)}
     first = {id(t): path for path, t in tensors.items()}
     result: dict[str, tuple[Record, str]] = {}
+    recorder = Recorder(tensors)
     for prefix, module in _children_first(model):
         method = next((m for m in ("reset_parameters", "_reset_parameters") if callable(getattr(module, m, None))), "")
         if not method or _lazy(module):
@@ -166,13 +166,12 @@ def starts(model: nn.Module) -> dict[str, tuple[Record, str]]:
         elsewhere = {
             first[id(t)] for n, t in own if id(t) in first and first[id(t)] != (f"{prefix}.{n}" if prefix else n)
         }
-        recorder = Recorder(tensors)
+        recorder.records.clear()
         try:
             with torch.no_grad(), recorder, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's, of parameters without elements; they are started below
                 getattr(module, method)()
-            recorder.hide_replaced(model)
-            tensors = recorder.tensors
+            recorder.hide_replaced(module, prefix)
         except (
             Exception
         ) as error:  # third-party code: what it does to its own and its parts stays unknown, and says why
@@ -231,7 +230,9 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
         recorder = Recorder({spec.path: tensor})
         try:
             with torch.no_grad(), recorder:
-                function(tensor, *arguments, **keywords)
+                returned = function(tensor, *arguments, **keywords)
+            if recorder.path_of(tensor) is None or (isinstance(returned, torch.Tensor) and returned is not tensor):
+                recorder.records[spec.path] = Record(None, "another tensor in place of the one it is given")
         except TypeError as error:
             raise RecipeError(
                 f"{spec.path}: {native.name} cannot be called as torch's initializers are: {error}.",

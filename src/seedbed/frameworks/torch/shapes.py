@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from seedbed.errors import InputError, SeedbedError, nearest
+from seedbed.errors import InputError, ModelError, SeedbedError, nearest
 from seedbed.frameworks.torch.dryrun import DryRun
 from seedbed.frameworks.torch.mismatch import explain, judge
 from seedbed.frameworks.torch.twin import META, make_twin
@@ -63,6 +65,26 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next((t.dtype for t in model.parameters() if t.dtype.is_floating_point), torch.get_default_dtype())
 
 
+@contextmanager
+def _guarded(model: nn.Module) -> Iterator[None]:
+    """Raise before a layer of the model itself is called: a function among its attributes reached past the twin."""
+    own, here = {id(module): path for path, module in model.named_modules()}, threading.get_ident()
+
+    def refuse(module: nn.Module, args: Any) -> None:
+        if id(module) in own and threading.get_ident() == here:  # other threads may call the model meanwhile
+            raise ModelError(
+                f"{own[id(module)] or 'the model'}: a function that the model holds calls this layer itself, not its copy.",
+                remedy="A dry run must not touch the model: make the function a method, which is copied with it.",
+                path=own[id(module)],
+            )
+
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def dry_run(
     model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any], sizes: Mapping[tuple[str, int], int]
 ) -> DryRun:
@@ -79,7 +101,7 @@ def dry_run(
     _bind(model, args, named)
     run = DryRun(twin, judge)
     try:
-        with torch.no_grad(), undisturbed(), META, run:
+        with torch.no_grad(), undisturbed(), META, _guarded(model), run:
             twin(*args, **named)
     except SeedbedError:
         raise

@@ -1,7 +1,7 @@
 """The meta twin of a model: its structure, its lazy layers and its ties, and no memory.
 
-The model itself is only read. User hooks are left off the twin, and batch normalization counts
-nothing on it.
+The model itself is only read. The user's hooks are on the twin too, because they may change what flows;
+batch normalization counts nothing on it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _CopiesToMeta(TorchFunctionMode):
 
 
 def make_twin(model: nn.Module) -> nn.Module:
-    """The same modules, ties and lazy layers, on the meta device and without user hooks.
+    """The same modules, ties, hooks and lazy layers, on the meta device.
 
     Raises:
         ModelError: The model holds something that cannot be copied.
@@ -71,10 +71,8 @@ def make_twin(model: nn.Module) -> nn.Module:
             remedy="Take what cannot be copied (locks, files) out of the model's attributes.",
         ) from error
     for module in twin.modules():
-        module._forward_hooks.clear()
         for number, hook in list(module._forward_pre_hooks.items()):
-            own = getattr(hook, "__func__", None) is LazyModuleMixin._infer_parameters
-            if not own and not type(hook).__module__.startswith("torch.nn.utils"):
+            if type(hook).__module__.startswith("seedbed."):  # a kept wish is for the model, not for its twin
                 del module._forward_pre_hooks[number]
         if isinstance(module, LazyModuleMixin) and LazyModuleMixin._infer_parameters not in _functions(module):
             module._initialize_hook = module.register_forward_pre_hook(module._infer_parameters, with_kwargs=True)
