@@ -54,6 +54,16 @@ HOSTILE = runpy.run_path(str(Path(__file__).parent / "hostile" / "files.py"))
 # Models and specs that the cases share.
 
 
+class Closed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.function = lambda x: self.fc(x) + 1
+
+    def forward(self, x):
+        return self.function(x)
+
+
 def engine_not_here():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEEDBED_ENGINE", "c")
@@ -346,6 +356,18 @@ CASES = {
     "findings_path_unknown": lambda: sb.check(small(), sb.plan(small()))["0.wieght"],
     # The numbers.
     "region_outside": lambda: fill(entry(), Region((0, 0), (5, 6))),
+    "device_unknown": lambda: sb.initialize(nn.Linear(2, 2), device="foo"),
+    "threads_none": lambda: sb.initialize(nn.Linear(2, 2), threads=0),
+    "shape_that_is_a_list": lambda: sb.trace(mlp(), [2, 20]),
+    "shape_that_is_text": lambda: sb.trace(mlp(), "2x20"),
+    "model_called_past_its_copy": lambda: sb.trace(Closed(), (2, 2)),
+    "path_with_nul": lambda: sb.write(sb.plan(nn.Linear(2, 2)), "a\0b.safetensors"),
+    "plan_and_model_swapped": lambda: sb.materialize(nn.Linear(2, 2), sb.plan(nn.Linear(2, 2))),
+    "plan_left_out_of_check": lambda: sb.check(nn.Linear(2, 2), None),
+    "plan_left_out_of_write": lambda: sb.write(None, "x.safetensors"),
+    "checkpoint_of_a_training": lambda: sb.check(
+        {"model": nn.Linear(2, 2).state_dict(), "epoch": 3}, sb.plan(nn.Linear(2, 2))
+    ),
     "out_read_only": lambda: fill(entry(), out=np.broadcast_to(np.float32(0), (4, 6))),
     "engine_not_here": engine_not_here,
     "out_of_another_shape": lambda: fill(entry(), out=np.empty((6, 4), np.float32)),
