@@ -1,6 +1,4 @@
-"""How fast parameters are filled, beside torch, NumPy and memset, in one process.
-
-    python benchmarks/fills.py [RESULT.md]
+"""How fast parameters are filled, beside torch, NumPy and memset, in one process; takes a file for the table.
 
 Each figure is the best of many short repetitions, taken in turns with its peer, so that a busy machine slows both.
 """
@@ -71,10 +69,20 @@ def in_cache(rows):
         ("normal float32, AVX2", ours(normal, isa="avx2"), "torch normal_", lambda: wide.normal_(0, 0.02)),
         ("normal float32, baseline", ours(normal, isa="baseline"), "torch normal_", lambda: wide.normal_(0, 0.02)),
         ("normal float32, NumPy engine", ours(normal, isa="numpy"), "torch normal_", lambda: wide.normal_(0, 0.02)),
-        ("normal float32", ours(normal), "NumPy standard_normal", lambda: generator.standard_normal(out=numbers, dtype=np.float32)),
+        (
+            "normal float32",
+            ours(normal),
+            "NumPy standard_normal",
+            lambda: generator.standard_normal(out=numbers, dtype=np.float32),
+        ),
         ("normal bfloat16", ours(normal, dtype="bfloat16"), "torch normal_ bfloat16", lambda: half.normal_(0, 0.02)),
         ("normal float16", ours(normal, dtype="float16"), "torch normal_ bfloat16", lambda: half.normal_(0, 0.02)),
-        ("truncated normal, 2 std", ours(cut), "torch trunc_normal_", lambda: init.trunc_normal_(wide, std=0.02, a=-0.04, b=0.04)),
+        (
+            "truncated normal, 2 std",
+            ours(cut),
+            "torch trunc_normal_",
+            lambda: init.trunc_normal_(wide, std=0.02, a=-0.04, b=0.04),
+        ),
         ("uniform float32", ours(flat), "torch uniform_", lambda: wide.uniform_(-0.5, 0.5)),
         ("mixture of three", ours(B4), "torch, masks", lambda: b4_by_masks(wide)),
         ("constant", ours(i.Ones()), "memset", lambda: same.fill(0)),
@@ -91,7 +99,9 @@ def layouts(rows):
     whole = entry(i.Normal(std=0.02), (256, 256))
     corner = Region((0, 128), (1024, 192))
     os.environ["SEEDBED_ENGINE"] = engine.names()[0]
-    a, b, c = best([lambda: fill(made, corner, shard), lambda: fill(whole, out=square), lambda: fill(whole, out=turned)])
+    a, b, c = best(
+        [lambda: fill(made, corner, shard), lambda: fill(whole, out=square), lambda: fill(whole, out=turned)]
+    )
     rows.append(("in cache, 1 thread", "64 columns of 4096", a, "whole rows", b, count))
     rows.append(("in cache, 1 thread", "transposed destination", c, "whole rows", b, count))
 
@@ -107,18 +117,24 @@ def to_memory(rows):
             jobs.append(lambda made=made: run([(made, Memory(warm, "float32"))], threads=threads))  # noqa: B023 -- run at once
         times = best([*jobs, warm.zero_, lambda: warm.normal_(0, 0.02)], 12)
         for name, took in zip(("normal float32", "uniform float32"), times, strict=False):
-            rows.append((f"to memory, {threads} threads", name, took, "torch zero_, all threads", times[2], warm.numel()))
-        rows.append((f"to memory, {threads} threads", "normal float32", times[0], "torch normal_", times[3], warm.numel()))
+            rows.append(
+                (f"to memory, {threads} threads", name, took, "torch zero_, all threads", times[2], warm.numel())
+            )
+        rows.append(
+            (f"to memory, {threads} threads", "normal float32", times[0], "torch normal_", times[3], warm.numel())
+        )
 
 
 def main():
     rows = []
     for part in (in_cache, layouts, to_memory):
         part(rows)
-    processor = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().split("\n") if "model name" in x), "?")
+    processor = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().split("\n") if "model name" in x), "?"
+    )
+    versions = f"seedbed {sb.__version__}, engine {', '.join(engine.names())}; torch {torch.__version__}, NumPy {np.__version__}"
     lines = [
-        f"{processor}, {os.cpu_count()} threads, {platform.system()}; seedbed {sb.__version__}, engine {', '.join(engine.names())};"
-        f" torch {torch.__version__}, NumPy {np.__version__}.",
+        f"{processor}, {os.cpu_count()} threads, {platform.system()}; {versions}.",
         "",
         "| where | filled | ns a value | against | ns a value | ratio |",
         "|---|---|---|---|---|---|",
