@@ -32,7 +32,7 @@ from seedbed.fill import Region, fill, storage_dtype
 from seedbed.plan import key
 
 # More than 5,000 cases a run, the same ones each time.
-often = settings(max_examples=1200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+often = settings(max_examples=2000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 sometimes = settings(often, max_examples=400)
 seldom = settings(often, max_examples=60)
 
