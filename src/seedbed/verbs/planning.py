@@ -1,0 +1,93 @@
+"""What exists, and what will happen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Union
+
+from seedbed.errors import InputError
+from seedbed.frameworks import framework_of, loaded
+from seedbed.plan import Plan, decide
+from seedbed.recipe import InitializerLike, Recipe, WhereLike
+from seedbed.recipes import recipe_of
+from seedbed.spec import Specs
+
+RecipeLike = Union[Recipe, str, "os.PathLike[str]", InitializerLike, Mapping[WhereLike, InitializerLike], None]
+
+
+def trace(model: Any, *inputs: Any, **keywords: Any) -> Specs:
+    """What exists: every parameter and buffer of a model, before any has values.
+
+    Nothing is computed, nothing allocated, and nothing in the model changes.
+
+    Args:
+        model: A model, lazy or not, with memory or without.
+        *inputs: What its forward takes: shapes, `Input`s, arrays, or dicts and tuples of these. A size
+            that is `None` varies: the sizes that follow from it stay `?`, and say what they depend on.
+        **keywords: The same, by name.
+
+    Returns:
+        Specs in the model's order. Without inputs, sizes that only an input can tell are `None`.
+
+    Raises:
+        ModelError: `model` is not one of a known framework.
+        InputError: The model does not take these inputs.
+        ShapeError: Sizes inside the model do not fit.
+
+    Example:
+        >>> import torch
+        >>> specs = trace(torch.nn.Sequential(torch.nn.LazyLinear(256), torch.nn.ReLU()))
+        >>> specs["0.weight"].shown_shape
+        '(256, ?)'
+    """
+    return framework_of(model).trace(model, inputs, keywords)
+
+
+def plan(
+    model_or_specs: Any,
+    *inputs: Any,
+    recipe: RecipeLike = None,
+    seed: int = 0,
+    streams: Mapping[str, str] | None = None,
+    **keywords: Any,
+) -> Plan:
+    """What will happen: how every parameter and buffer of a model will start.
+
+    Args:
+        model_or_specs: A model, or what `trace` returned.
+        *inputs: As for `trace`.
+        recipe: A `Recipe`, a name (`"he"`), one initializer for all, a mapping `{pattern: initializer}`, or
+            a path to a TOML or JSON file. `None` starts each parameter as its framework does.
+        seed: From 0 to 2**64 - 1.
+        streams: Names that replace some paths in the keys of the numbers.
+        **keywords: As for `trace`.
+
+    Returns:
+        A plan: data that prints as a table, compares, and goes to JSON and back.
+
+    Raises:
+        UnmatchedError: Parameters that no rule matches.
+        UnusedRuleError: Rules that decide nothing.
+        SeedbedError: And what `trace` raises.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.LazyLinear(256), torch.nn.ReLU(), torch.nn.LazyLinear(10))
+        >>> print(plan(net, (2, 20), recipe="he").table(width=120))
+        parameter  shape      dtype    starts as                        because
+        ─────────  ─────────  ───────  ───────────────────────────────  ───────────────────
+        0.weight   (256, 20)  float32  HeNormal(): Normal(std=0.3162)   rule 1: role=weight
+        0.bias     (256,)     float32  Zeros()                          rule 3: role=bias
+        2.weight   (10, 256)  float32  HeNormal(): Normal(std=0.08839)  rule 1: role=weight
+        2.bias     (10,)      float32  Zeros()                          rule 3: role=bias
+    """
+    if isinstance(model_or_specs, Specs):
+        specs, found = model_or_specs, next((f for f in loaded() if f.name == model_or_specs.framework), None)
+        if inputs or keywords:
+            raise InputError("plan: specs take no inputs; give them to `trace`.")
+    else:
+        found = framework_of(model_or_specs)
+        specs = found.trace(model_or_specs, inputs, keywords)
+    made = recipe_of(recipe, specs)
+    return decide(specs, made, seed=seed, streams=streams, translate=found.translate if found else None)

@@ -1,0 +1,182 @@
+"""Plans made real, in a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from seedbed.frameworks import framework_of
+from seedbed.initializers import Initializer
+from seedbed.materialize import Which, run
+from seedbed.plan import Plan, decide
+from seedbed.recipe import Recipe
+from seedbed.recipes import recipe_of
+from seedbed.spec import ParamSpec
+from seedbed.verbs.asked import ProgressLike, require_plan, shown
+from seedbed.verbs.planning import RecipeLike
+
+
+def materialize(
+    plan: Plan,
+    model: Any,
+    *,
+    device: Any = None,
+    threads: int | None = None,
+    progress: ProgressLike = None,
+) -> Any:
+    """Make a plan real, in place: parameters stay the same objects, ties and views stay.
+
+    Interrupted, it may simply be called again: the numbers depend on the plan alone.
+
+    Args:
+        plan: Made from this model, its sizes settled.
+        model: The model to fill.
+        device: Where parameters without memory get it; the CPU by default.
+        threads: How many; the machine's processors by default.
+        progress: True for a bar, False for none, or a function of a path and bytes done. By default a
+            long job on a terminal shows a bar.
+
+    Returns:
+        The model.
+
+    Raises:
+        UnknownSizeError: Some sizes are not settled.
+        PlanError: The plan does not fit the model.
+
+    Example:
+        >>> import seedbed, torch
+        >>> net = torch.nn.Linear(2, 3)
+        >>> seedbed.materialize(seedbed.plan(net, recipe=seedbed.initializers.Constant(value=42)), net).bias.tolist()
+        [42.0, 42.0, 42.0]
+    """
+    require_plan(plan, "materialize")
+    plan.require_known()
+    return _carry_out(plan, model, "all", device, threads, progress)
+
+
+def _carry_out(
+    plan: Plan, model: Any, which: Which, device: Any, threads: int | None = None, progress: ProgressLike = None
+) -> Any:
+    total = sum(e.spec.nbytes for e in plan if e.settled and not e.kept)
+    with (
+        framework_of(model).placing(plan, model, device, which) as jobs,
+        shown(progress, total, "starting") as report,
+    ):
+        run(jobs, threads=threads, progress=report)
+    return model
+
+
+def initialize(
+    model: Any,
+    *inputs: Any,
+    recipe: RecipeLike = None,
+    seed: int = 0,
+    streams: Mapping[str, str] | None = None,
+    device: Any = None,
+    threads: int | None = None,
+    progress: ProgressLike = None,
+    **keywords: Any,
+) -> Any:
+    """Plan and materialize.
+
+    Without inputs, and with sizes still unknown, what is known starts now, and the wish is kept and
+    carried out at the model's first call, with the same numbers.
+
+    Args:
+        model: The model to start.
+        *inputs: As for `trace`.
+        recipe: As for `plan`.
+        seed: As for `plan`.
+        streams: As for `plan`.
+        device: As for `materialize`.
+        threads: As for `materialize`.
+        progress: As for `materialize`.
+        **keywords: As for `trace`.
+
+    Returns:
+        The model.
+
+    Raises:
+        UnknownSizeError: There are inputs, and they leave sizes unknown; nothing is started.
+        SeedbedError: And what `plan` and `materialize` raise.
+
+    Example:
+        >>> import seedbed, torch
+        >>> net = seedbed.initialize(torch.nn.Sequential(torch.nn.LazyLinear(3)), recipe=seedbed.initializers.Ones())
+        >>> net(torch.ones(1, 2))
+        tensor([[3., 3., 3.]], grad_fn=<AddmmBackward0>)
+    """
+    framework = framework_of(model)
+    specs = framework.trace(model, inputs, keywords)
+    made = recipe_of(recipe, specs)
+    decided = decide(specs, made, seed=seed, streams=streams, translate=framework.translate)
+    if not decided.unknown:
+        return materialize(decided, model, device=device, threads=threads, progress=progress)
+    if inputs or keywords:
+        decided.require_known()
+    _carry_out(decided, model, "known", device, threads, progress)
+    framework.keep(model, specs, made, seed, streams, device)
+    return model
+
+
+def start(
+    model: Any,
+    inputs: Sequence[Any],
+    keywords: Mapping[str, Any],
+    recipe: Recipe | None,
+    seed: int,
+    streams: Mapping[str, str] | None,
+    whole: Mapping[str, ParamSpec] | None,
+    device: Any,
+) -> None:
+    """Carry out a kept wish, on the inputs of a first call, where it still waits and the inputs reach.
+
+    For one layer of a model, `whole` says by which paths the model knows its parameters.
+    """
+    framework = framework_of(model)
+    specs = framework.trace(model, inputs, keywords)
+    known = {s.path: whole[s.path] if whole else s for s in specs}
+    named = [
+        replace(s, path=known[s.path].path, aliases=known[s.path].aliases, views=known[s.path].views) for s in specs
+    ]
+    decided = decide(
+        replace(specs, params=tuple(named)), recipe, seed=seed, streams=streams, translate=framework.translate
+    )
+    entries = (replace(entry, spec=spec) for entry, spec in zip(decided, specs, strict=True))
+    _carry_out(replace(decided, entries=tuple(entries)), model, "waiting", device)
+
+
+def apply_init(model: Any, inputs: Any, init: Any = None, *, seed: int = 0) -> Any:
+    """The chapters' method: settle every shape, then run the user's init function.
+
+    Args:
+        model: A model, lazy or not.
+        inputs: One input as for `trace`, or a list of them.
+        init: A function of a layer, called on every layer as the chapters do; or any recipe as for
+            `plan`. `None` starts each parameter as its framework does.
+        seed: Of the start before the function runs, and of the recipe.
+
+    Returns:
+        The model.
+
+    Example:
+        >>> import seedbed, torch
+        >>> def ones(module):
+        ...     if type(module) == torch.nn.Linear:
+        ...         torch.nn.init.ones_(module.weight)
+        >>> net = torch.nn.Sequential(torch.nn.LazyLinear(2))
+        >>> seedbed.apply_init(net, (1, 3), ones)[0].weight.tolist()
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+
+    References:
+        A. Zhang, Z. Lipton, M. Li and A. Smola, "Dive into Deep Learning", 2023, section 6.4 (Lazy
+        Initialization), `apply_init`.
+    """
+    framework = framework_of(model)
+    given = inputs if isinstance(inputs, list) else [inputs]
+    plain_function = callable(init) and not isinstance(init, (Initializer, Recipe)) and not framework.is_native(init)
+    initialize(model, *given, recipe=None if plain_function else init, seed=seed)
+    if plain_function:
+        framework.apply(model, init)
+    return model
