@@ -191,8 +191,6 @@ def uniform(words: Words, low: float, high: float) -> Floats:
     """
     values = scaled(symmetric(words), (high - low) / 2, (high + low) / 2)
     least, bound = np.float32(low), np.float32(high)
-    if least >= bound:
-        return np.full_like(values, least)
     last = np.nextafter(bound, least)
     values = np.where(values <= least, least, values)  # not np.clip: which of two zeros it returns is not said
     return np.where(values >= last, last, values)
