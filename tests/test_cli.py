@@ -27,6 +27,10 @@ def net():
 def sized():
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
 
+def chatty():
+    print("building")
+    return nn.Linear(4, 2)
+
 instance = nn.Linear(4, 2)
 
 class Masked(nn.Module):
@@ -176,6 +180,12 @@ def test_plan_in_json_is_read_back(run):
     assert sb.Plan.from_json(out) == sb.plan(model("net"), (1, 4), recipe="he", seed=5)
 
 
+def test_what_the_users_code_prints_stays_out_of_the_json(run):
+    code, out, err = run("plan", "net.py:chatty", "--json")
+    assert (code, err) == (0, "building\n")
+    assert sb.Plan.from_json(out)
+
+
 def test_plan_folds_many_rows_and_full_shows_each(run):
     folded, full = run("plan", "net.py:many")[1], run("plan", "net.py:many", "--full")[1]
     assert "\n{0-29}.weight  " in folded
@@ -211,6 +221,11 @@ def test_a_recipe_is_a_file_or_a_name_in_one(recipe, run):
 @pytest.mark.parametrize("name", ["net.py:instance", "./net.py:instance", "net:instance"])
 def test_a_model_is_a_file_and_a_name_or_a_module_and_a_name(name, run):
     assert run("plan", name)[0] == 0
+
+
+def test_a_class_is_called_like_a_function(run):
+    code, out, _ = run("plan", "net.py:Two")
+    assert (code, out.count("as its layer starts it")) == (0, 6)
 
 
 def test_a_module_of_a_package_is_found_from_the_folder(run):
@@ -311,10 +326,6 @@ WRONG = {
     "returns_no_model": (
         ["plan", "net.py:nothing"],
         "A model is needed, got a NoneType.\n\nModels of these frameworks are known: torch.",
-    ),
-    "a_class": (
-        ["plan", "net.py:Masked"],
-        "A model is needed, got the class Masked.\n\nGive an instance of a model: Masked(...).",
     ),
     "function_with_arguments": (
         ["plan", "net.py:with_argument"],

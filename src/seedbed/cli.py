@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +53,7 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="FILE.py:NAME or package.module:NAME; a model, or a function that returns one."
+        metavar="MODEL", help="FILE.py:NAME or package.module:NAME; a model, or a function or class that makes one."
     ),
 ]
 Inputs = Annotated[
@@ -189,8 +189,9 @@ def _first_line(make: Callable[..., Any]) -> str:
 
 def _planned(model: str, inputs: list[str] | None, recipe: str | None, seed: int, real: bool) -> tuple[Any, Plan]:
     positional, named = _inputs(inputs or [])
-    built = _model(model, real)
-    chosen = _named(recipe) if recipe and ":" in recipe and recipe.rpartition(":")[0].endswith(".py") else recipe
+    with redirect_stdout(sys.stderr):  # what the user's own code prints is no part of a table or of JSON
+        built = _model(model, real)
+        chosen = _named(recipe) if recipe and ":" in recipe and recipe.rpartition(":")[0].endswith(".py") else recipe
     specs = framework_of(built).trace(built, positional, named)  # by hand: an input may be called `seed` or `model`
     return built, seedbed.plan(specs, recipe=chosen, seed=seed)
 
@@ -220,8 +221,6 @@ def _model(text: str, real: bool) -> Any:
     found = _named(text)
     if not callable(found) or any(f.owns(found) for f in loaded()):
         return found
-    if isinstance(found, type):
-        framework_of(found)  # raises: a class is not a model, and the message says what to write
     needed = _needed(found)
     if needed:
         raise ModelError(
