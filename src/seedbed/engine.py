@@ -30,6 +30,8 @@ ALWAYS = 2**63
 """Above every choosing word."""
 MOST = 16
 """Parts of a mixture that the C file takes."""
+AXES = 32
+"""Axes, after those that lie together are taken for one."""
 
 
 def names() -> list[str]:
@@ -85,6 +87,8 @@ def fill(
     if parts is None:
         return False
     first, axes = _axes(shape, corner, out)
+    if len(axes) > AXES:
+        return False
     _engine.fill(
         isa,
         struct.pack("=4I", *key),

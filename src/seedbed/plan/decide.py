@@ -192,20 +192,7 @@ def suits(start: Initializer, spec: ParamSpec) -> None:
     """Raise `InitializerError` when `start` cannot fill a parameter of this shape or dtype."""
     for part in start.parts if isinstance(start, Overlay) else ():
         suits(part, spec)
-    rank = len(spec.shape)
-    what = _misfit(start, spec)
-    if what:
-        pass
-    elif isinstance(start, Orthogonal) and rank - spec.axes.count("stack") < 2:
-        what = "needs two axes or more"
-    elif isinstance(start, (Identity, Sparse)) and rank != 2:
-        what = "needs two axes"
-    elif isinstance(start, Dirac) and not 3 <= rank <= 5:
-        what = "needs three to five axes"
-    elif isinstance(start, Dirac) and spec.shape[0] is not None and spec.shape[0] % start.groups:
-        what = "needs a number of outputs that its groups divide"
-    elif isinstance(start, Overlay) and not all(_inside(box, spec.shape) for box, _ in start.boxes):
-        what = "has a box that reaches outside"
+    what = _misfit(start, spec) or _misshape(start, spec)
     if what:
         raise InitializerError(
             f"{spec.path}: {start} {what}.",
@@ -213,6 +200,22 @@ def suits(start: Initializer, spec: ParamSpec) -> None:
             remedy=f"Give it a rule of its own, before the others: Rule({spec.path!r}, ...).",
             path=spec.path,
         )
+
+
+def _misshape(start: Initializer, spec: ParamSpec) -> str:
+    """Why a start cannot have a shape, if it cannot."""
+    rank, rows = len(spec.shape), spec.shape[0] if spec.shape else None
+    if isinstance(start, Orthogonal) and rank - spec.axes.count("stack") < 2:
+        return "needs two axes or more"
+    if isinstance(start, (Identity, Sparse)) and rank != 2:
+        return "needs two axes"
+    if isinstance(start, Dirac) and not 3 <= rank <= 5:
+        return "needs three to five axes"
+    if isinstance(start, Dirac) and rows is not None and rows % start.groups:
+        return "needs a number of outputs that its groups divide"
+    if isinstance(start, Overlay) and not all(_inside(box, spec.shape) for box, _ in start.boxes):
+        return "has a box that reaches outside"
+    return ""
 
 
 def _misfit(start: Initializer, spec: ParamSpec) -> str:
