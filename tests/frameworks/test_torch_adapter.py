@@ -592,3 +592,40 @@ def test_a_function_that_cannot_be_told_is_refused_as_a_recipe(function):
 def test_a_plan_says_how_many_keep_the_values_they_have():
     net = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3)))
     assert ", 2 with the values they have;" in sb.plan(net, recipe="he").summary
+
+
+def test_a_thread_that_calls_a_layer_waits_until_its_model_is_started():
+    begun, go_on, outs = threading.Event(), threading.Event(), []
+
+    def slow(draw, spec):
+        begun.set()
+        assert go_on.wait(20)
+        return draw.uniform()
+
+    net, rows = sb.initialize(Coder(), recipe=i.Custom(slow)), torch.ones(2, 5)
+    whole = threading.Thread(target=lambda: net(rows))
+    whole.start()
+    assert begun.wait(20)
+    part = threading.Thread(target=lambda: outs.append(net.enc(rows)))
+    part.start()
+    part.join(0.3)
+    assert part.is_alive()
+    go_on.set()
+    whole.join()
+    part.join()
+    assert torch.equal(outs[0], net.enc(rows))
+
+
+def test_a_wish_for_a_part_asked_for_after_its_models_is_the_parts():
+    net = nn.Sequential(nn.Sequential(nn.LazyLinear(4)), nn.LazyLinear(3))
+    sb.initialize(net, recipe=i.Ones())
+    sb.initialize(net[0], recipe=i.Constant(value=7))
+    net(torch.ones(2, 5))
+    assert (net[0][0].weight == 7).all()
+    assert (net[1].weight == 1).all()
+    assert not any(m._forward_pre_hooks for m in net.modules())
+    sb.initialize(again := nn.Sequential(nn.Sequential(nn.LazyLinear(4))), recipe=i.Ones())
+    sb.initialize(again[0], recipe=i.Constant(value=7))
+    sb.initialize(again, recipe=i.Zeros())
+    again(torch.ones(2, 5))
+    assert not again[0][0].weight.any()

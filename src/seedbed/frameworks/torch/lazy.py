@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,23 +140,41 @@ def name_parameters(model: nn.Module) -> None:
             parameter._seedbed_path = path
 
 
-def settle_layers(model: nn.Module, plan: Plan) -> None:
-    """Turn lazy layers into what they become, of the plan's shapes, on their device, without values."""
+def settle_layers(model: nn.Module, plan: Plan, *, but: tuple[str, ...]) -> list[nn.Module]:
+    """Turn lazy layers into what they become, of the plan's shapes, on their device, without values.
+
+    Their wishes stay until the values are there, so that a thread that calls one of them waits.
+
+    Args:
+        model: The model.
+        plan: What the layers become.
+        but: Beginnings of paths to leave alone.
+    """
     attributes: Mapping[str, Any] = {s.path: dict(s.attributes) for s in plan.settled}
+    found = []
     for path, module in model.named_modules():
-        if path not in attributes or not isinstance(module, torch_lazy.LazyModuleMixin):
+        if path not in attributes or path.startswith(but) or not isinstance(module, torch_lazy.LazyModuleMixin):
             continue
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None and is_lazy(tensor):
                 tensor.materialize(plan[f"{path}.{name}" if path else name].spec.sizes)
         vars(module).update(attributes[path])
-        if module is not model:
-            forget(module, deep=False)
         for handle in ("_initialize_hook", "_load_hook"):
             if hasattr(module, handle):
                 getattr(module, handle).remove()
                 delattr(module, handle)
         module.__class__ = becomes(module)
+        found.append(module)
+    return found
+
+
+def wished_for_alone(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the paths below parts of a model that keep a wish of their own, asked for after the model's."""
+    return tuple(
+        f"{path}."
+        for path, module in model.named_modules()
+        if path and any(isinstance(h, Wish) and h.whole is None for h in module._forward_pre_hooks.values())
+    )
 
 
 @dataclass(eq=False)
@@ -198,7 +216,7 @@ class Wish:
 def keep(model: nn.Module, specs: Specs, wish: Wish) -> None:
     """Keep a wish until the first call; the last one asked for is the one carried out."""
     with STARTING:
-        forget(model, deep=True)
+        forget(model.modules())
         _hook(model, wish)
         for path, module in model.named_modules():
             if path and waits(module):
@@ -219,9 +237,9 @@ def _hook(module: nn.Module, wish: Wish) -> None:
     wish.handle = module.register_forward_pre_hook(wish, prepend=True, with_kwargs=True)
 
 
-def forget(model: nn.Module, *, deep: bool) -> None:
-    """Drop the wish a model keeps, if it keeps one; deep: and those of its layers."""
-    for module in model.modules() if deep else [model]:
+def forget(modules: Iterable[nn.Module]) -> None:
+    """Drop the wishes that modules keep."""
+    for module in modules:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, Wish):
                 hook.drop()

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from seedbed.errors import PlanError, UninitializedError, columns, count, shown
 from seedbed.fill import Region, storage_dtype
-from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted
+from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.twin import named_tensors
 from seedbed.materialize import Which
@@ -68,8 +68,9 @@ def placing(
         tensors = dict(named_tensors(model))
         fit(plan, tensors)
         waiting = {path for path, t in tensors.items() if is_lazy(t)}
+        settled = []
         if which != "known":
-            settle_layers(model, plan)
+            settled = settle_layers(model, plan, but=wished_for_alone(model) if which == "waiting" else ())
         tensors = dict(named_tensors(model))
         ready = [e for e in plan if e.settled and not is_lazy(tensors[e.spec.path])]
         with _without_weak_references(model):
@@ -79,7 +80,7 @@ def placing(
         ready = [e for e in ready if not e.kept and (which != "waiting" or e.spec.path in waiting)]
         yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
         if which != "known":
-            forget(model, deep=which == "all")
+            forget(model.modules() if which == "all" else [model, *settled])
 
 
 def fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -133,9 +134,11 @@ def _without_weak_references(model: nn.Module) -> Iterator[None]:
     recurrent = [m for m in model.modules() if isinstance(m, nn.RNNBase) and any(p.is_meta for p in m.parameters())]
     for module in recurrent:
         module._flat_weight_refs = []
-    yield
-    for module in recurrent:
-        module._init_flat_weights()
+    try:
+        yield
+    finally:
+        for module in recurrent:
+            module._init_flat_weights()
 
 
 def _allocate(entry: Entry, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
