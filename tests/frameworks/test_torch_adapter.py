@@ -629,3 +629,12 @@ def test_a_wish_for_a_part_asked_for_after_its_models_is_the_parts():
     sb.initialize(again, recipe=i.Zeros())
     again(torch.ones(2, 5))
     assert not again[0][0].weight.any()
+
+
+def test_a_layer_is_judged_by_what_hooks_leave_it():
+    net = nn.Sequential(nn.Linear(4, 3).double())
+    net[0].register_forward_pre_hook(lambda m, i: (i[0].double(),))
+    assert sb.trace(net, sb.Input((2, 4), "float32"))["0.weight"].reached
+    net[0]._forward_pre_hooks.clear()
+    with pytest.raises(InputError, match="expects float64 values, got float32"):
+        sb.trace(net, sb.Input((2, 4), "float32"))

@@ -27,7 +27,6 @@ class Framework(Protocol):
     """What a framework's module offers."""
 
     name: str
-    stateless: bool
 
     def owns(self, model: Any) -> bool:
         """Whether `model` is one of this framework's."""

@@ -20,7 +20,6 @@ from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
 
 name = "torch"
-stateless = False
 
 
 def owns(model: Any) -> bool:

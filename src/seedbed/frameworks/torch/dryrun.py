@@ -47,6 +47,7 @@ class DryRun(TorchDispatchMode):
         self.names = {id(t): path for path, t in named_tensors(self.twin)}
         for path, module in self.twin.named_modules():
             module.register_forward_pre_hook(self._enter(path), prepend=True, with_kwargs=True)
+            module.register_forward_pre_hook(self._judge, with_kwargs=True)
             module.register_forward_hook(self._leave)
 
     def __torch_dispatch__(
@@ -70,9 +71,13 @@ class DryRun(TorchDispatchMode):
     def _enter(self, path: str) -> Any:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.calls.append(Call(path, module, (*args, *kwargs.values())))
-            self.judge(self, self.calls[-1])
 
         return enter
+
+    def _judge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Last of the hooks before a call: the user's own may have changed what the layer is given."""
+        self.calls[-1].inputs = (*args, *kwargs.values())
+        self.judge(self, self.calls[-1])
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call = self.calls.pop()
