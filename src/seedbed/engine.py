@@ -83,7 +83,7 @@ def fill(
     isa = chosen()
     if isa == "numpy" or dtype not in TYPES or not out.flags.aligned or not out.dtype.isnative:
         return False
-    parts = _parts(start)
+    parts = _parts(start) if isinstance(start, (Uniform, Normal, TruncatedNormal, Mixture)) else None
     if parts is None:
         return False
     first, axes = _axes(shape, corner, out)
@@ -92,31 +92,36 @@ def fill(
     _engine.fill(
         isa,
         struct.pack("=4I", *key),
-        b"".join(parts),
+        parts,
         isinstance(start, Mixture),
         TYPES[dtype],
         first,
-        b"".join(struct.pack("=3q", *axis) for axis in axes),
-        _table().ctypes.data,
-        out.ctypes.data,
+        struct.pack(f"={3 * len(axes)}q", *(n for axis in axes for n in axis)),
+        _address(_table()),
+        _address(out),
     )
     return True
 
 
+def _address(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
 @functools.cache
 def _table() -> NDArray[np.float32]:
-    """A and B of each row side by side, as the C file reads them."""
-    return np.ascontiguousarray(np.stack(threefry.table(), axis=1))
+    """A and an eighth of B of each row side by side, as the C file reads them; the eighths are exact."""
+    a, b = threefry.table()
+    return np.ascontiguousarray(np.stack([a, b / np.float32(8)], axis=1))
 
 
-def _parts(start: Initializer) -> list[bytes] | None:
+def _parts(start: Initializer) -> bytes | None:
     if not isinstance(start, Mixture):
-        part = _part(start, ALWAYS)
-        return [part] if part else None
+        return _part(start, ALWAYS)
     belows = (*start.thresholds(), ALWAYS)
     parts = [_part(part, below) for (_, part), below in zip(start.parts, belows, strict=True)]
     made = [p for p in parts if p]
-    return made if len(made) == len(parts) <= MOST else None
+    return b"".join(made) if len(made) == len(parts) <= MOST else None
 
 
 def _part(start: Initializer, below: int) -> bytes | None:
@@ -139,8 +144,9 @@ def _part(start: Initializer, below: int) -> bytes | None:
 
 
 def _pack(kind: int, lowest: int, factor: float, shift: float, low: float, last: float, below: int) -> bytes:
-    floats = (float(np.float32(x)) for x in (factor, shift, low, last))
-    return struct.pack("=iI4fQ", kind, lowest, *floats, below)
+    with np.errstate(over="ignore"):
+        floats = np.array((factor, shift, low, last), np.float32)
+    return struct.pack("=iI16sQ", kind, lowest, floats.tobytes(), below)
 
 
 def _axes(shape: tuple[int, ...], corner: tuple[int, ...], out: NDArray[Any]) -> tuple[int, list[list[int]]]:

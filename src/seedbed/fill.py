@@ -152,8 +152,9 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
     """
     spec, start = entry.spec, entry.start
     shape = spec.sizes
-    region = region or Region.whole(shape)
-    if not region.within(shape):
+    if region is None:
+        region = Region.whole(shape)
+    elif not region.within(shape):
         raise RegionError(f"{spec.path}: region {region.start}..{region.stop} reaches outside {spec.shown_shape}.")
     if start is None or entry.kept:
         raise PlanError(

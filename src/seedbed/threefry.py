@@ -151,6 +151,7 @@ def normal(words: Words, lowest: int = 0) -> Floats:
 
 
 @functools.cache
+@functools.lru_cache(256)
 def lowest_within(cut: float) -> int:
     """The smallest m whose value is at most `cut` standard deviations, found in the table itself.
 

@@ -61,7 +61,7 @@ class Entry:
     stream: str
     seed: int
 
-    @property
+    @cached_property
     def key(self) -> Key:
         """Derived from seed and stream."""
         return key(self.seed, self.stream.split("."))

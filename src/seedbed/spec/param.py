@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from seedbed.errors import FanError, PlanError, UnknownSizeError, columns, nearest, shown
@@ -97,7 +98,7 @@ class ParamSpec:
         sizes = ["?" if n is None else str(n) for n in self.shape]
         return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """The shape, every size known.
 
