@@ -4,6 +4,9 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -180,6 +183,43 @@ def test_orthogonal_has_orthonormal_rows_or_columns(shape, gain):
     q = fill(planned(si.Orthogonal(gain=gain), shape)).astype(float).reshape(shape[0], -1)
     gram = q @ q.T if q.shape[0] <= q.shape[1] else q.T @ q
     assert np.abs(gram - gain**2 * np.eye(len(gram))).max() < 2e-6
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (3, 5), (300, 140), (140, 300), (260, 260)])
+def test_orthogonal_is_the_product_of_reflections_that_its_definition_names(shape):
+    z = fill(planned(si.Normal(std=1.0), shape)).astype(float)
+    z = z if shape[0] >= shape[1] else z.T
+    rows, columns = z.shape
+    q = np.eye(rows)
+    signs = np.ones(columns)
+    for j in range(columns):
+        x = np.zeros(rows)
+        x[j:] = z[j:, j]
+        signs[j] = 1 if x[j] < 0 else -1
+        v = x - signs[j] * np.linalg.norm(x) * np.eye(rows)[j]
+        q = q @ (np.eye(rows) - 2 * np.outer(v, v) / (v @ v))
+    expected = q[:, :columns] * signs
+    got = fill(planned(si.Orthogonal(gain=1.0), shape))
+    np.testing.assert_allclose(got, expected if shape[0] >= shape[1] else expected.T, rtol=0, atol=1.2e-7)
+
+
+def test_orthogonal_has_the_same_bits_whatever_the_number_of_threads():
+    code = (
+        "import hashlib, seedbed as sb; from seedbed.fill import fill; specs = sb.Specs((sb.ParamSpec(path='w', shape=(700, 700)),));"
+        "print(hashlib.sha256(fill(sb.plan(specs, recipe=sb.initializers.Orthogonal())['w']).tobytes()).hexdigest())"
+    )
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | dict.fromkeys(names, threads),
+            capture_output=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "3")
+    ]
+    assert len(made[0]) == 65
+    assert made == made[:1] * 3
 
 
 def test_orthogonal_is_one_matrix_for_each_place_of_stack_axes():

@@ -48,7 +48,7 @@ def test_values_equal_their_golden_vector(name, region, dtype):
     specs = sb.Specs((sb.ParamSpec(path="fc.weight", shape=shape, dtype=dtype, axes=script.AXES[: len(shape)]),))
     (entry,) = sb.plan(specs, recipe=initializer_of(RECORDS[name]["initializer"]), seed=region["seed"])
     got = script.hexadecimal(fill(entry, Region(tuple(region["start"]), tuple(region["stop"]))))
-    if name == "Orthogonal":  # equal to LAPACK's rounding only
+    if name == "Orthogonal":  # equal to float64's rounding only
         step = {"bfloat16": 2.0**-7, "float16": 2.0**-10}.get(dtype, 0)
         expected = numbers(region["bits"][dtype], dtype)
         assert (np.abs(numbers(got, dtype) - expected) <= 1e-6 + step * np.abs(expected)).all()

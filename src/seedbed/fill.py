@@ -302,15 +302,34 @@ def _orthogonal(start: Orthogonal, spec: ParamSpec, key: Key) -> NDArray[np.floa
     shape = spec.sizes
     lead = spec.axes.count("stack")
     rows, columns = shape[lead], math.prod(shape[lead + 1 :])
-    z = threefry.normal(_words(key, 0, shape, Region.whole(shape))).astype(np.float64)
-    z = z.reshape(math.prod(shape[:lead]), rows, columns)
-    if rows < columns:
-        z = z.transpose(0, 2, 1)
-    q, r = np.linalg.qr(z)
-    q = q * np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, :]
-    if rows < columns:
-        q = q.transpose(0, 2, 1)
-    return (q * start.gain).astype(np.float32).reshape(shape)
+    z = threefry.normal(_words(key, 0, shape, Region.whole(shape))).reshape(-1, rows, columns)
+    values = np.empty(z.shape, np.float32)
+    for matrix, out in zip(z, values, strict=True):
+        out[...] = (_reflected(matrix) if rows >= columns else _reflected(matrix.T).T) * start.gain
+    return values.reshape(shape)
+
+
+def _reflected(z: NDArray[np.float32], width: int = 128) -> NDArray[np.float64]:
+    """Orthonormal columns, as many as `z` has: those of H1 H2 ... times the signs of their heads.
+
+    Hj sends column j of `z`, from its diagonal down, onto its first axis (Stewart 1980). Reflections are
+    applied `width` at a time, as I - V T V' (Schreiber and Van Loan 1989), to columns 512 at a time.
+    """
+    rows, columns = z.shape
+    q = np.eye(rows, columns)
+    for first in range(0, columns, width)[::-1]:
+        v = np.tril(z[first:, first : first + width]).astype(np.float64)
+        head, norm = np.diagonal(v).copy(), np.sqrt(np.einsum("ij,ij->j", v, v))
+        sign = np.where(head < 0, -1.0, 1.0)
+        np.fill_diagonal(v, head + sign * np.where(norm > 0, norm, 1.0))
+        products = v.T @ v
+        t = np.linalg.inv(np.triu(products, 1) + np.diag(np.diagonal(products) / 2))
+        after = t @ v.T
+        rest = q[first:, first:]
+        for place in range(0, columns - first, 512):
+            rest[:, place : place + 512] -= v @ (after @ rest[:, place : place + 512])
+        q[:, first : first + width] *= -sign
+    return q
 
 
 def _sparse(start: Sparse, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:
