@@ -229,7 +229,7 @@ def _model(text: str, real: bool) -> Any:
         )
     with ExitStack() as stack:
         for framework in loaded() if not real else []:
-            stack.enter_context(framework.without_memory())
+            stack.enter_context(framework.deferred())
         try:
             return found()
         except (Exception, SystemExit) as error:  # the user's own code: its own traceback is what helps

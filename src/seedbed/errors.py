@@ -7,6 +7,7 @@
     ├── UnmatchedError     ValueError     parameters that no rule matches
     ├── UnusedRuleError    ValueError     rules that decided nothing
     ├── ModelError         TypeError      a thing that is not a model seedbed can start
+    ├── CaptureError       RuntimeError   deferred construction needs a value nobody knows yet
     ├── InputError         TypeError      inputs the model cannot take
     ├── ShapeError         ValueError     sizes inside the model that do not fit
     ├── UnknownSizeError   ValueError     sizes that are needed and still unknown
@@ -98,6 +99,10 @@ class UnusedRuleError(SeedbedError, ValueError):
 
 class ModelError(SeedbedError, TypeError):
     """The thing given is not a model, or cannot be handled as one."""
+
+
+class CaptureError(SeedbedError, RuntimeError):
+    """Deferred construction needs a value nobody knows yet."""
 
 
 class InputError(SeedbedError, TypeError):

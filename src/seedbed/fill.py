@@ -23,12 +23,13 @@ from seedbed.initializers import (
     Ones,
     Orthogonal,
     Overlay,
+    Recorded,
     Sparse,
     TruncatedNormal,
     Uniform,
     Zeros,
 )
-from seedbed.plan import Entry, Key
+from seedbed.plan import Entry, Key, key
 from seedbed.spec import ParamSpec
 
 CHUNK = 1 << 16
@@ -169,7 +170,9 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
         )
     if not out.flags.writeable:
         raise RegionError(f"{spec.path}: `out` is read-only.", path=spec.path)
-    if out.size:
+    if isinstance(start, Recorded):
+        out[...] = _recorded(start, entry)[region.slices]
+    elif out.size:
         _fill(start, spec, entry.key, region, out)
     return out
 
@@ -261,9 +264,17 @@ class Draw:
         region: The region.
     """
 
-    def __init__(self, key: Key, shape: tuple[int, ...], region: Region) -> None:
+    def __init__(self, key: Key, shape: tuple[int, ...], region: Region, number: int = 0) -> None:
         self.shape, self.region = region.shape, region
-        self._key, self._whole, self._draw = key, shape, 0
+        self._key, self._whole, self._draw = key, shape, number
+
+    def made(self, start: Initializer) -> NDArray[np.float32]:
+        """Values of an initializer, as of a parameter of this shape with a key of its own."""
+        words = threefry.threefry4x32(self._key, (0, 0, np.array([self._draw], np.uint32), 1))  # no value's words
+        a, b, c, d = (int(w[0]) for w in words)
+        out = np.empty(self.shape, np.float32)
+        _fill(start, ParamSpec(path="part", shape=self._whole), (a, b, c, d), self.region, out)
+        return out
 
     def bits(self) -> threefry.Words:
         """Uniform 32-bit words; every call is independent of the ones before."""
@@ -284,6 +295,24 @@ class Draw:
         axis = range(len(self.shape))[axis]
         places = np.arange(self.region.start[axis], self.region.stop[axis])
         return places.reshape([-1 if a == axis else 1 for a in range(len(self.shape))])
+
+
+def _recorded(start: Recorded, entry: Entry) -> Array:
+    spec = entry.spec
+    if start.function is None:
+        raise PlanError(
+            f"{spec.path}: the plan names what a constructor computes, and a file cannot hold that.",
+            facts=[str(start)],
+            remedy="Make the plan from the model again.",
+            path=spec.path,
+        )
+
+    def draws(stream: str, number: int, shape: tuple[int, ...]) -> Draw:
+        of = key(entry.seed, stream.split(".")) if stream else entry.key
+        return Draw(of, shape, Region.whole(shape), number)
+
+    values: Array = start.function(spec.dtype, draws)
+    return values
 
 
 def _custom(start: Custom, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:

@@ -68,8 +68,8 @@ class Framework(Protocol):
     def is_native(self, function: Any) -> bool:
         """Whether a callable is an initializer of the framework's own."""
 
-    def without_memory(self) -> Any:
-        """A context in which models are built without memory."""
+    def deferred(self) -> AbstractContextManager[None]:
+        """A context in which models are built without memory, and what their constructors do is recorded."""
 
 
 def loaded() -> list[Framework]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seedbed.errors import RecipeError, nearest, quoted
-from seedbed.initializers.choices import Box, Keep, Native, Overlay
+from seedbed.initializers.choices import Box, Keep, Native, Overlay, Recorded
 from seedbed.initializers.elementwise import (
     Constant,
     Custom,
@@ -58,6 +58,7 @@ __all__ = [
     "Ones",
     "Orthogonal",
     "Overlay",
+    "Recorded",
     "Sparse",
     "TruncatedNormal",
     "Uniform",
@@ -71,7 +72,7 @@ __all__ = [
 
 ALL = (
     Zeros, Ones, Constant, Uniform, Normal, TruncatedNormal, VarianceScaling, XavierUniform, XavierNormal,
-    HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac, Sparse, Mixture, Keep, Overlay,
+    HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac, Sparse, Mixture, Keep, Overlay, Recorded,
 )  # fmt: skip
 BY_NAME: Mapping[str, type[Initializer]] = {cls.__name__: cls for cls in ALL}
 

@@ -53,6 +53,39 @@ class Keep(Initializer):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Recorded(Initializer):
+    """What a constructor did to a parameter, carried out again: a table of frequencies, a mask, a chain.
+
+    Args:
+        text: The operations, in a few words.
+        digest: Of all of them; two that are equal do the same.
+        function: Carries them out: called with the dtype and a function of (stream, number, shape) that
+            gives the numbers of each draw, returns the whole array. `None` in a plan read from a file.
+
+    Example:
+        >>> print(Recorded(text="arange, mul", digest="1f0c"))
+        computed: arange, mul
+    """
+
+    whole = True
+    text: str
+    digest: str
+    function: Callable[..., Any] | None = field(default=None)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.text, self.digest
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "Recorded", "text": self.text, "digest": self.digest}
+
+    def __str__(self) -> str:
+        return f"computed: {self.text}"
+
+    def __repr__(self) -> str:
+        return f"Recorded(text={self.text!r}, digest={self.digest!r})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Overlay(Initializer):
     """One initializer for the whole, others for boxes of it: an embedding whose padding row is 0.
 

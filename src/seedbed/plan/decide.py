@@ -31,6 +31,7 @@ from seedbed.initializers import (
     Ones,
     Orthogonal,
     Overlay,
+    Recorded,
     Sparse,
     Zeros,
 )
@@ -79,7 +80,8 @@ def decide(
     for spec, number in _match(specs, recipe):
         rule = recipe.rules[number] if recipe and number is not None else None
         asked = rule.initializer if rule else Keep()
-        stream = next((streams[p] for p in spec.paths if p in streams), spec.path)
+        own = (spec.stream if asked == Keep() else "") or spec.path
+        stream = next((streams[p] for p in spec.paths if p in streams), own)
         try:
             if isinstance(asked, Native):
                 asked = _translated(asked, spec, translate)
@@ -227,7 +229,7 @@ def _misfit(start: Initializer, spec: ParamSpec) -> str:
             return f"is not a whole number, and this one is {spec.dtype}"
         if not low <= value <= high:
             return f"is out of the range of {spec.dtype}"
-    if "float" not in spec.dtype and not isinstance(start, (Zeros, Ones, Constant, Identity, Dirac, Overlay)):
+    if "float" not in spec.dtype and not isinstance(start, (Zeros, Ones, Constant, Identity, Dirac, Overlay, Recorded)):
         return f"fills floating-point parameters, and this one is {spec.dtype}"
     return ""
 
@@ -275,7 +277,8 @@ def _raise_all(failures: Sequence[tuple[ParamSpec, SeedbedError]]) -> None:
 def _distinct(entries: Sequence[Entry]) -> None:
     seen: dict[Key, Entry] = {}
     for entry in entries:
-        other = seen.setdefault(entry.key, entry)
+        copy = entry.spec.copied and entry.stream == entry.spec.stream
+        other = entry if copy else seen.setdefault(entry.key, entry)
         if other is not entry:
             raise PlanError(
                 f"{entry.spec.path} and {other.spec.path} have one stream, and would start with equal numbers.",

@@ -38,6 +38,8 @@ class ParamSpec:
         origin: Where `start` was read, or where the values come from.
         aliases: Other paths of the same parameter.
         views: Paths of tensors of other shapes or strides inside its memory.
+        stream: The name its own start's numbers are keyed by, where that is not its path.
+        copied: The path of the parameter that its own start makes it a copy of.
         lazy: Whether its layer still waits for an input.
         reached: Whether the dry run's input used it; `None` without a dry run.
         varies: Which axes of which inputs decide its unknown sizes.
@@ -63,6 +65,8 @@ class ParamSpec:
     origin: str = ""
     aliases: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
+    stream: str = ""
+    copied: str = ""
     lazy: bool = False
     reached: bool | None = None
     varies: str = ""
@@ -191,6 +195,8 @@ def remarks(spec: ParamSpec) -> str:
     """What a table says of a parameter beside its start."""
     notes = [f"also {', '.join(spec.aliases)}"] if spec.aliases else []
     notes += [f"seen by {', '.join(spec.views)}"] if spec.views else []
+    if spec.copied:
+        notes.append(f"copy of {spec.copied}")
     if spec.varies:
         notes.append(f"depends on {spec.varies}")
     elif spec.lazy:

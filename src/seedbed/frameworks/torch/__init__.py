@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import InputError, ModelError
-from seedbed.frameworks.torch import capture, layers, lazy, place, settle, twin
+from seedbed.frameworks.torch import capture, layers, lazy, origins, place, resets, settle, twin
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.initializers import Initializer, Native
 from seedbed.materialize import Which
@@ -35,8 +35,14 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
-    copied = settled.twin if settled else twin.make_twin(model)
-    told = settled.told if settled else settle.tell(copied)
+    noted = origins.told(model)
+    if settled:
+        copied, told = settled.twin, settled.told
+    elif all(path in noted for path, _ in twin.named_tensors(model)):  # nothing is left to find out
+        copied, told = model, {p: (tuple(t.shape), settle.UNTOLD) for p, t in twin.named_tensors(model)}
+    else:
+        copied = twin.make_twin(model)
+        told = settle.tell(copied)
     params = []
     modules, became = dict(model.named_modules()), dict(copied.named_modules())
     for path, (aliases, views) in _owners(model).items():
@@ -47,6 +53,9 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
         lazy.fits(module, path, tensor)
         waits = path not in told or (settled is not None and path in settled.waits)
         shape, (record, origin) = told.get(path, (lazy.before_input(module, leaf), settle.UNTOLD))
+        own = noted.get(path)
+        if own is not None:
+            record, origin = own.start, own.origin
         waits = waits or (record.start is None and lazy.waits(became[prefix]))
         if waits:
             origin = f"{cls.__name__}.reset_parameters"
@@ -71,6 +80,8 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
                 origin=origin,
                 aliases=tuple(aliases),
                 views=tuple(views),
+                stream=own.stream if own else "",
+                copied=own.copied if own else "",
                 lazy=waits,
                 reached=bool(settled.reached & {path, *aliases, *views}) if settled else None,
                 varies=settled.varies.get(path, "") if settled else "",
@@ -133,7 +144,7 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
 
 def translate(native: Native, spec: ParamSpec) -> Initializer:
     """One of torch's own initializers as ours."""
-    return capture.translate(native, spec)
+    return resets.translate(native, spec)
 
 
 def fit(plan: Plan, model: nn.Module) -> None:
@@ -178,6 +189,6 @@ def is_native(function: Any) -> bool:
     return getattr(function, "__module__", None) == "torch.nn.init"
 
 
-def without_memory() -> Any:
-    """A context in which models are built on the meta device."""
-    return torch.device("meta")
+def deferred() -> AbstractContextManager[None]:
+    """A context in which models are built without memory, and what their constructors do is recorded."""
+    return capture.deferred()

@@ -16,6 +16,7 @@ from seedbed.errors import PlanError, UninitializedError, columns, count, shown
 from seedbed.fill import Region, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
+from seedbed.frameworks.torch.origins import device_of, revive
 from seedbed.frameworks.torch.twin import named_tensors
 from seedbed.materialize import Which
 from seedbed.plan import Entry, Plan
@@ -76,8 +77,9 @@ def placing(
         with _without_weak_references(model):
             for entry in ready:
                 if tensors[entry.spec.path].is_meta:
-                    _allocate(entry, tensors, device or torch.device("cpu"))
+                    _allocate(entry, tensors, device or torch.device(device_of(model, entry.spec.path)))
         ready = [e for e in ready if not e.kept and (which != "waiting" or e.spec.path in waiting)]
+        revive(model)
         yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
         if which != "known":
             forget(model.modules() if which == "all" else [model, *settled])

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import ShapeError
-from seedbed.frameworks.torch.capture import Record, starts
 from seedbed.frameworks.torch.dryrun import DryRun
+from seedbed.frameworks.torch.resets import Record, starts
 from seedbed.frameworks.torch.shapes import dry_run, is_shape
 from seedbed.frameworks.torch.twin import named_tensors, what_settled
 from seedbed.spec import Input, ParamSpec, Settled, Shape

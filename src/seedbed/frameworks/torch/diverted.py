@@ -1,0 +1,110 @@
+"""Initializers of `torch.nn.init` that read what they draw: recorded under their names instead.
+
+Their code objects are replaced while a `deferred()` is open, because other modules hold the functions
+themselves. Calls on other tensors, and from other threads, run the original.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from seedbed.fill import Draw
+from seedbed.initializers import Dirac, Identity, Initializer, Orthogonal, Sparse, TruncatedNormal
+
+NAMES = ("trunc_normal_", "orthogonal_", "sparse_", "eye_", "dirac_")
+_lock = threading.Lock()
+_open = 0
+_originals: dict[str, types.FunctionType] = {}
+_active: Callable[[], Any] = bool
+
+
+def draws(name: str) -> bool:
+    """Whether an initializer is random."""
+    return name not in ("eye_", "dirac_")
+
+
+def initializer(name: str, a: Mapping[str, Any]) -> Initializer | None:
+    """One of seedbed's, for an initializer of torch's and its arguments; None where seedbed has none."""
+    if name == "trunc_normal_":
+        return truncated(a)
+    if name == "orthogonal_":
+        return Orthogonal(gain=a["gain"])
+    if name == "sparse_":
+        return Sparse(sparsity=a["sparsity"], std=a["std"])
+    return Identity() if name == "eye_" else Dirac(groups=a["groups"])
+
+
+def truncated(a: Mapping[str, Any]) -> TruncatedNormal | None:
+    """Torch cuts at absolute bounds, seedbed at standard deviations."""
+    low, high = a["mean"] - a["a"], a["b"] - a["mean"]
+    if abs(low - high) > 1e-6 * max(abs(low), abs(high)) or low <= 0 or a["std"] <= 0:
+        return None
+    return TruncatedNormal(mean=a["mean"], std=a["std"], cut=low / a["std"])
+
+
+def carry_out(name: str, a: Mapping[str, Any], tensor: torch.Tensor, draw: Draw) -> None:
+    """Fill a real tensor as the initializer would, from seedbed's numbers."""
+    start = initializer(name, a)
+    if start is not None:
+        tensor.copy_(torch.from_numpy(draw.made(start)))
+        return
+    u = torch.from_numpy(draw.uniform()).double()  # the inverse of the distribution function, cut at both ends
+    low, high = ((1 + math.erf((a[end] - a["mean"]) / a["std"] / math.sqrt(2))) / 2 for end in ("a", "b"))
+    z = torch.special.ndtri(low + (high - low) * u) * a["std"] + a["mean"]
+    tensor.copy_(z.clamp(a["a"], a["b"]))
+
+
+def call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the replaced functions do."""
+    original, recording = _originals[name], _active()
+    if recording:
+        bound = inspect.signature(original).bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = {k: v for k, v in bound.arguments.items() if k not in ("tensor", "generator")}
+        tensor = bound.arguments["tensor"]
+        if recording.divert(name, tensor, arguments):
+            return tensor
+    return original(*args, **kwargs)
+
+
+def _stand_in(name: str) -> types.CodeType:
+    source = f"def {name}(*args, **kwargs):\n    from seedbed.frameworks.torch.diverted import call\n    return call({name!r}, args, kwargs)\n"
+    scope: dict[str, Any] = {}
+    exec(compile(source, "torch.nn.init", "exec"), scope)  # noqa: S102 -- the text above
+    code: types.CodeType = scope[name].__code__
+    return code
+
+
+@contextmanager
+def diverting(active: Callable[[], Any]) -> Iterator[None]:
+    """Inside, the functions record on tensors of an active recording."""
+    global _open, _active  # noqa: PLW0603 -- one pair of hands for all threads
+    with _lock:
+        _active = active
+        if _open == 0:
+            for name in NAMES:
+                function = getattr(nn.init, name)
+                kept = types.FunctionType(
+                    function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
+                )
+                kept.__kwdefaults__, kept.__annotations__ = function.__kwdefaults__, function.__annotations__
+                _originals[name] = kept
+                function.__code__ = _stand_in(name)
+        _open += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if _open == 0:
+                for name in NAMES:
+                    getattr(nn.init, name).__code__ = _originals[name].__code__

@@ -1,0 +1,157 @@
+"""What was done to each piece of memory, as data: operations, and the contents they leave.
+
+A `Cell` is what one storage holds after one operation; it refers to the operation, which refers to the
+cells it read. What is overwritten is referred to by nothing, and gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from seedbed.frameworks.torch.laws import Law
+
+
+class Site(NamedTuple):
+    """Where in the user's code an operation was asked for."""
+
+    who: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.who} ({self.file.replace(chr(92), '/').rpartition('/')[2]}:{self.line})"
+
+
+class Geometry(NamedTuple):
+    """Which elements of a storage a tensor is."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Geometry:
+        """A tensor's."""
+        return cls(tuple(tensor.size()), tensor.stride(), tensor.storage_offset())
+
+    @property
+    def count(self) -> int:
+        """Elements, those that share a place counted each."""
+        return torch.Size(self.size).numel()
+
+    def fills(self, nbytes: int, itemsize: int) -> bool:
+        """Whether it is every element of a storage of so many bytes, each once."""
+        if self.count * itemsize != nbytes:
+            return False
+        expected = 1
+        for stride, size in sorted((t, n) for t, n in zip(self.stride, self.size, strict=True) if n != 1):
+            if stride != expected:
+                return False
+            expected *= size
+        return True
+
+
+class Cell:
+    """What a storage holds after an operation.
+
+    Attributes:
+        event: The operation.
+        before: What it held before, where that still matters.
+        law: How its elements are distributed, where that is known.
+        nbytes: The storage's size.
+        over: Where the values were written that this operation wrote over.
+        written: Whether every element has been written; None where that is not known.
+    """
+
+    __slots__ = ("before", "event", "law", "nbytes", "over", "written")
+
+    def __init__(self, event: Event, nbytes: int) -> None:
+        self.event, self.nbytes = event, nbytes
+        self.before: Cell | None = None
+        self.law: Law | None = None
+        self.over: Site | None = None
+        self.written: bool | None = True
+
+
+class Ref(NamedTuple):
+    """A tensor among an operation's arguments."""
+
+    cell: Cell
+    geometry: Geometry
+    dtype: torch.dtype
+
+
+class Event:
+    """One operation that wrote.
+
+    Attributes:
+        index: Its place among all.
+        func: The operator, or the name of an initializer of `torch.nn.init`.
+        args: Its arguments; tensors are `Ref`s, or real tensors.
+        site: Where it was asked for.
+        random: Whether it draws.
+        outs: For each tensor it returned that is new: its place among the leaves of what was returned,
+            its cell, and its geometry.
+        writes: The cells it wrote into, each with what it left there.
+    """
+
+    __slots__ = ("args", "func", "index", "kwargs", "outs", "random", "site", "writes")
+    counter = itertools.count()
+
+    def __init__(self, func: Any, args: Any, kwargs: Any, site: Site, *, random: bool) -> None:
+        self.index = next(Event.counter)
+        self.func, self.args, self.kwargs, self.site, self.random = func, args, kwargs, site, random
+        self.outs: list[tuple[int, Cell, Geometry]] = []
+        self.writes: list[tuple[Cell, Cell]] = []
+
+    @property
+    def name(self) -> str:
+        """The operator's name, without its namespace and overload."""
+        if isinstance(self.func, str):
+            return self.func
+        name: str = self.func._schema.name
+        return name.rpartition(":")[2]
+
+    def refs(self) -> Iterator[Ref]:
+        """The tensors it read."""
+        for leaf in pytree.tree_leaves((self.args, self.kwargs), is_leaf=is_ref):
+            if is_ref(leaf):
+                yield leaf
+
+
+def is_ref(value: Any) -> bool:
+    """Whether a value is a `Ref`, which a tree of arguments must not be opened at."""
+    return type(value) is Ref
+
+
+class Record(NamedTuple):
+    """How a parameter, a buffer or another tensor of a layer came to be."""
+
+    cell: Cell
+    geometry: Geometry
+    dtype: torch.dtype
+    device: str
+
+    def __deepcopy__(self, memo: Any) -> Record:
+        return self
+
+
+def events_of(cell: Cell) -> list[Event]:
+    """All that made a cell what it is, in order."""
+    seen: dict[int, Event] = {}
+    todo = [cell]
+    while todo:
+        here = todo.pop()
+        event = here.event
+        if event.index in seen:
+            continue
+        seen[event.index] = event
+        todo += [ref.cell for ref in event.refs()]
+        todo += [before for _, after in event.writes if (before := after.before) is not None]
+    return [seen[n] for n in sorted(seen)]
