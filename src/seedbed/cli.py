@@ -78,6 +78,21 @@ Seed = Annotated[int, typer.Option("--seed", "-s", help="From 0 to 2**64 - 1.")]
 Real = Annotated[
     bool, typer.Option("--real", help="Build the model with memory, so that values its constructor computes are there.")
 ]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        "-b",
+        metavar="CHECKPOINT",
+        help="Start what it holds from there: a .safetensors file, an index, or a folder.",
+    ),
+]
+Leave = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave", metavar="PATTERN", help="Names in the base that are not for this model, such as 'head.*'. Repeats."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No table, no bar.")]
 
 
@@ -99,11 +114,13 @@ def plan_command(
     recipe: RecipeName = None,
     seed: Seed = 0,
     real: Real = False,
+    base: Base = None,
+    leave: Leave = None,
     full: Annotated[bool, typer.Option("--full", help="Every parameter in a row of its own.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
 ) -> None:
     """Show how every parameter will start; nothing is computed."""
-    _, made = _planned(model, inputs, recipe, seed, real)
+    _, made = _planned(model, inputs, recipe, seed, real, base, leave)
     if json:
         typer.echo(made.to_json())
         return
@@ -130,12 +147,14 @@ def init_command(
     recipe: RecipeName = None,
     seed: Seed = 0,
     real: Real = False,
+    base: Base = None,
+    leave: Leave = None,
     shard_size: Annotated[str, typer.Option(help="The most bytes in one file.")] = "5GB",
     threads: Annotated[int | None, typer.Option(min=1, help="How many; all processors by default.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the started parameters as a safetensors checkpoint."""
-    built, made = _planned(model, inputs, recipe, seed, real)
+    built, made = _planned(model, inputs, recipe, seed, real, base, leave)
     made.require_known()
     kept = [e.spec.path for e in made if e.kept and e.spec.persistent]
     if kept and not real:
@@ -165,9 +184,11 @@ def check_command(
     recipe: RecipeName = None,
     seed: Seed = 0,
     real: Real = False,
+    base: Base = None,
+    leave: Leave = None,
 ) -> None:
     """Compare a checkpoint with its plan, bit for bit; exit code 1 when it differs."""
-    _, made = _planned(model, inputs, recipe, seed, real)
+    _, made = _planned(model, inputs, recipe, seed, real, base, leave)
     findings = seedbed.check(checkpoint, made, progress=sys.stderr.isatty() or None)
     typer.echo(str(findings))
     if not findings:
@@ -187,13 +208,21 @@ def _first_line(make: Callable[..., Any]) -> str:
     return (own or module.__doc__ or "").strip().split("\n")[0]
 
 
-def _planned(model: str, inputs: list[str] | None, recipe: str | None, seed: int, real: bool) -> tuple[Any, Plan]:
+def _planned(
+    model: str,
+    inputs: list[str] | None,
+    recipe: str | None,
+    seed: int,
+    real: bool,
+    base: Path | None = None,
+    leave: list[str] | None = None,
+) -> tuple[Any, Plan]:
     positional, named = _inputs(inputs or [])
     with redirect_stdout(sys.stderr):  # what the user's own code prints is no part of a table or of JSON
         built = _model(model, real)
         chosen = _named(recipe) if recipe and ":" in recipe and recipe.rpartition(":")[0].endswith(".py") else recipe
     specs = framework_of(built).trace(built, positional, named)  # by hand: an input may be called `seed` or `model`
-    return built, seedbed.plan(specs, recipe=chosen, seed=seed)
+    return built, seedbed.plan(specs, recipe=chosen, seed=seed, checkpoint=base, leave=leave or ())
 
 
 def _inputs(texts: list[str]) -> tuple[list[Input], dict[str, Any]]:

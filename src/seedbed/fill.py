@@ -18,6 +18,7 @@ from seedbed.initializers import (
     Dirac,
     Identity,
     Initializer,
+    Loaded,
     Mixture,
     Normal,
     Ones,
@@ -172,6 +173,8 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
         raise RegionError(f"{spec.path}: `out` is read-only.", path=spec.path)
     if isinstance(start, Recorded):
         out[...] = _recorded(start, entry)[region.slices]
+    elif isinstance(start, Loaded):
+        out[...] = _loaded(start, spec)[region.slices]
     elif out.size:
         _fill(start, spec, entry.key, region, out)
     return out
@@ -312,6 +315,18 @@ def _recorded(start: Recorded, entry: Entry) -> Array:
         return Draw(of, shape, Region.whole(shape), number)
 
     values: Array = start.function(spec.dtype, draws)
+    return values
+
+
+def _loaded(start: Loaded, spec: ParamSpec) -> Array:
+    if start.array is None:
+        raise PlanError(
+            f"{spec.path}: the plan names a checkpoint, and it was read from a file without it.",
+            facts=[str(start)],
+            remedy="Make the plan from the model and the checkpoint again.",
+            path=spec.path,
+        )
+    values: Array = start.array
     return values
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seedbed.errors import RecipeError, nearest, quoted
-from seedbed.initializers.choices import Box, Keep, Native, Overlay, Recorded
+from seedbed.initializers.choices import Box, Keep, Loaded, Native, Overlay, Recorded
 from seedbed.initializers.elementwise import (
     Constant,
     Custom,
@@ -52,6 +52,7 @@ __all__ = [
     "Keep",
     "LecunNormal",
     "LecunUniform",
+    "Loaded",
     "Mixture",
     "Native",
     "Normal",
@@ -72,7 +73,7 @@ __all__ = [
 
 ALL = (
     Zeros, Ones, Constant, Uniform, Normal, TruncatedNormal, VarianceScaling, XavierUniform, XavierNormal,
-    HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac, Sparse, Mixture, Keep, Overlay, Recorded,
+    HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac, Sparse, Mixture, Keep, Overlay, Recorded, Loaded,
 )  # fmt: skip
 BY_NAME: Mapping[str, type[Initializer]] = {cls.__name__: cls for cls in ALL}
 
@@ -97,6 +98,8 @@ def from_dict(data: object) -> Initializer:
             f"Custom({arguments.get('function', '')}): a function cannot be read from a file.",
             remedy="Give the recipe in Python, where the function is.",
         )
+    if name == "Loaded" and "tensor" in arguments:
+        return Loaded(file=str(arguments.get("file")), name=str(arguments["tensor"]))
     if name not in BY_NAME:
         raise RecipeError(f"Unknown initializer {name!r}.", remedy=nearest(name, BY_NAME), name=name)
     cls = BY_NAME[name]

@@ -86,6 +86,37 @@ class Recorded(Initializer):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Loaded(Initializer):
+    """The values of a checkpoint.
+
+    Args:
+        file: The checkpoint, as it was asked for.
+        name: The array's name in it.
+        array: The array; `None` in a plan read from a file.
+
+    Example:
+        >>> print(Loaded(file="base.safetensors", name="fc.weight"))
+        fc.weight of base.safetensors
+    """
+
+    file: str
+    name: str
+    array: Any = field(default=None)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.file, self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "Loaded", "file": self.file, "tensor": self.name}
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.file.replace(chr(92), '/').rpartition('/')[2]}"
+
+    def __repr__(self) -> str:
+        return f"Loaded(file={self.file!r}, name={self.name!r})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Overlay(Initializer):
     """One initializer for the whole, others for boxes of it: an embedding whose padding row is 0.
 

@@ -26,6 +26,7 @@ from seedbed.initializers import (
     Identity,
     Initializer,
     Keep,
+    Loaded,
     Mixture,
     Native,
     Ones,
@@ -49,6 +50,7 @@ def decide(
     seed: int = 0,
     streams: Mapping[str, str] | None = None,
     translate: Translate | None = None,
+    given: Mapping[str, Initializer] | None = None,
 ) -> Plan:
     """Which rule sets each parameter, and what it then becomes.
 
@@ -60,6 +62,7 @@ def decide(
         seed: From 0 to 2**64 - 1.
         streams: Names for the streams of some paths, in place of the paths.
         translate: Turns a framework's own initializer into one of ours, for one parameter.
+        given: What some paths start as, before any rule.
 
     Raises:
         UnmatchedError: Parameters that no rule matches; all are listed.
@@ -77,9 +80,10 @@ def decide(
     """
     seed, streams = _seed(seed), _streams(streams, specs)
     entries, failures = [], []
-    for spec, number in _match(specs, recipe):
-        rule = recipe.rules[number] if recipe and number is not None else None
-        asked = rule.initializer if rule else Keep()
+    for spec, number in _match(specs, recipe, given or {}):
+        first = next((given[p] for p in spec.paths if p in given), None) if given else None
+        rule = recipe.rules[number] if recipe and number is not None and first is None else None
+        asked = first or (rule.initializer if rule else Keep())
         own = (spec.stream if asked == Keep() else "") or spec.path
         stream = next((streams[p] for p in spec.paths if p in streams), own)
         try:
@@ -89,7 +93,7 @@ def decide(
         except SeedbedError as error:
             failures.append((spec, error))
             continue
-        origin = spec.origin or "as constructed"
+        origin = "the checkpoint" if first else spec.origin or "as constructed"
         why = f"rule {(number or 0) + 1}: {rule.where}" if rule and asked != Keep() else origin
         entries.append(Entry(spec=spec, initializer=asked, start=start, why=why, stream=stream, seed=seed))
     _raise_all(failures)
@@ -132,12 +136,12 @@ def _translated(asked: Native, spec: ParamSpec, translate: Translate | None) -> 
     return translate(asked, spec) if spec.known else asked
 
 
-def _match(specs: Specs, recipe: Recipe | None) -> list[tuple[ParamSpec, int | None]]:
+def _match(specs: Specs, recipe: Recipe | None, given: Mapping[str, Initializer]) -> list[tuple[ParamSpec, int | None]]:
     """Each spec with the place of the first rule that matches it."""
     if recipe is None:
         return [(s, None) for s in specs]
     pairs = [(s, next((n for n, r in enumerate(recipe) if r.where.matches(s)), None)) for s in specs]
-    lost = [s for s, n in pairs if n is None and s.kind == "parameter"]
+    lost = [s for s, n in pairs if n is None and s.kind == "parameter" and not any(p in given for p in s.paths)]
     wins = [sum(n == place for _, n in pairs) for place in range(len(recipe.rules))]
     if lost:
         parameters = [s for s in specs if s.kind == "parameter"]
@@ -229,7 +233,9 @@ def _misfit(start: Initializer, spec: ParamSpec) -> str:
             return f"is not a whole number, and this one is {spec.dtype}"
         if not low <= value <= high:
             return f"is out of the range of {spec.dtype}"
-    if "float" not in spec.dtype and not isinstance(start, (Zeros, Ones, Constant, Identity, Dirac, Overlay, Recorded)):
+    if "float" not in spec.dtype and not isinstance(
+        start, (Zeros, Ones, Constant, Identity, Dirac, Overlay, Recorded, Loaded)
+    ):
         return f"fills floating-point parameters, and this one is {spec.dtype}"
     return ""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 from seedbed.errors import InputError
 from seedbed.frameworks import framework_of, loaded
+from seedbed.initializers import Initializer
 from seedbed.plan import Plan, decide
 from seedbed.recipe import InitializerLike, Recipe, WhereLike
 from seedbed.recipes import recipe_of
@@ -50,6 +51,8 @@ def plan(
     recipe: RecipeLike = None,
     seed: int = 0,
     streams: Mapping[str, str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    leave: Sequence[str] = (),
     **keywords: Any,
 ) -> Plan:
     """What will happen: how every parameter and buffer of a model will start.
@@ -61,6 +64,8 @@ def plan(
             a path to a TOML or JSON file. `None` starts each parameter as its framework does.
         seed: From 0 to 2**64 - 1.
         streams: Names that replace some paths in the keys of the numbers.
+        checkpoint: A safetensors file, index or folder: what it holds starts from there, before any rule.
+        leave: Patterns of names in the checkpoint that are not for this model.
         **keywords: As for `trace`.
 
     Returns:
@@ -69,6 +74,7 @@ def plan(
     Raises:
         UnmatchedError: Parameters that no rule matches.
         UnusedRuleError: Rules that decide nothing.
+        CheckpointError: The checkpoint is not sound, or holds what does not fit; all of it is listed.
         SeedbedError: And what `trace` raises.
 
     Example:
@@ -90,4 +96,18 @@ def plan(
         found = framework_of(model_or_specs)
         specs = found.trace(model_or_specs, inputs, keywords)
     made = recipe_of(recipe, specs)
-    return decide(specs, made, seed=seed, streams=streams, translate=found.translate if found else None)
+    given = checkpoint_for(specs, checkpoint, leave)
+    return decide(specs, made, seed=seed, streams=streams, translate=found.translate if found else None, given=given)
+
+
+def checkpoint_for(
+    specs: Specs, checkpoint: str | os.PathLike[str] | None, leave: Sequence[str]
+) -> dict[str, Initializer] | None:
+    """What a checkpoint holds of a model, by path."""
+    if checkpoint is None:
+        if leave:
+            raise InputError("leave: names what to leave of a checkpoint, and none is given.")
+        return None
+    from seedbed.store import fitted
+
+    return dict(fitted(specs, checkpoint, [leave] if isinstance(leave, str) else leave))

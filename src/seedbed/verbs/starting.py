@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from seedbed.recipe import Recipe
 from seedbed.recipes import recipe_of
 from seedbed.spec import ParamSpec
 from seedbed.verbs.asked import ProgressLike, require_plan, shown
-from seedbed.verbs.planning import RecipeLike
+from seedbed.verbs.planning import RecipeLike, checkpoint_for
 
 
 def materialize(
@@ -73,6 +74,8 @@ def initialize(
     recipe: RecipeLike = None,
     seed: int = 0,
     streams: Mapping[str, str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    leave: Sequence[str] = (),
     device: Any = None,
     threads: int | None = None,
     progress: ProgressLike = None,
@@ -89,6 +92,8 @@ def initialize(
         recipe: As for `plan`.
         seed: As for `plan`.
         streams: As for `plan`.
+        checkpoint: As for `plan`; what it holds is loaded, the rest starts as planned.
+        leave: As for `plan`.
         device: As for `materialize`.
         threads: As for `materialize`.
         progress: As for `materialize`.
@@ -110,7 +115,10 @@ def initialize(
     framework = framework_of(model)
     specs = framework.trace(model, inputs, keywords)
     made = recipe_of(recipe, specs)
-    decided = decide(specs, made, seed=seed, streams=streams, translate=framework.translate)
+    given = checkpoint_for(specs, checkpoint, leave)
+    decided = decide(specs, made, seed=seed, streams=streams, translate=framework.translate, given=given)
+    if given is not None and not (inputs or keywords):
+        decided.require_known()
     if not decided.unknown:
         return materialize(decided, model, device=device, threads=threads, progress=progress)
     if inputs or keywords:
