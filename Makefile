@@ -1,9 +1,9 @@
-# make test: set up and run all checks.   make demo: set up and run the main job.
+# make test: set up and run all checks.   make demo: set up and run the main job.   make slow: minutes of statistics.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test slow lint bench clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ lint: $(VENV)/ready
 
 test: lint
 	$(BIN)/python -m pytest -n auto
+
+slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow tests/slow
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/fills.py benchmarks/results/fills.md
