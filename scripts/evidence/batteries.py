@@ -160,7 +160,7 @@ def smallcrush(battery: Path) -> str:
             results = run(battery, "smallcrush", layout, piece)
             everything += results
             names = [f"{n}. {name}" for n, (_, _, name) in enumerate(results, 1)]
-            rows.append(f"{layout:<7}{piece:<8}" + "".join(f"{shown(p):>9}" for _, p, _ in results))
+            rows.append(f"{layout:<7}{piece:<8}" + "".join(f"{shown(p):>9}" for _, p, _ in results).rstrip())
             print(rows[-1], flush=True)
     head = f"{'':<15}" + "".join(f"{n:>8} " for n in range(1, len(names) + 1))
     return "\n".join([verdict(everything), "", ", ".join(names), "", head.rstrip(), *rows])
