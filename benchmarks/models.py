@@ -1,0 +1,89 @@
+"""Whole models from their configuration, built and started: their own way, and deferred; takes a file for the table.
+
+Each way runs in a process of its own, several times, and gives its shortest time and its largest memory, both beyond
+importing the libraries.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+WAYS = ("own", "deferred")
+
+
+def models():
+    import transformers as t
+
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    return {
+        "ViT-L/16": lambda: t.ViTModel(t.ViTConfig(**large)),
+        "GPT-2 medium": lambda: t.GPT2LMHeadModel(t.GPT2Config(n_embd=1024, n_layer=24, n_head=16)),
+    }
+
+
+def memory():
+    """Bytes resident now, and at most so far."""
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(int(status[k].split()[0]) * 1024 for k in ("VmRSS", "VmHWM"))
+
+
+def measure(name, way):
+    import torch
+
+    import seedbed as sb
+    from seedbed import fill, materialize  # noqa: F401 -- imported before the clock starts
+
+    make = models()[name]
+    torch.nn.Linear(1, 1)
+    with sb.deferred():
+        warm = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    sb.initialize(warm)
+    before, _ = memory()
+    begin = time.perf_counter()
+    if way == "own":
+        model = make()
+        parts = {}
+    else:
+        with sb.deferred():
+            model = make()
+        built = time.perf_counter()
+        plan = sb.plan(model)
+        planned = time.perf_counter()
+        sb.materialize(plan, model, progress=False)
+        parts = {"built": built - begin, "planned": planned - built, "started": time.perf_counter() - planned}
+    took = time.perf_counter() - begin
+    size = sum(t.nbytes for t in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values())
+    return {"took": took, "size": size, "peak": memory()[1] - before, **parts}
+
+
+def table(rounds=3):
+    lines = [
+        "| model | own constructor, s | deferred, s | of that built, planned, started | times faster | peak memory / parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in models():
+        best = {}
+        for _ in range(rounds):
+            for way in WAYS:
+                done = subprocess.run([sys.executable, __file__, name, way], check=True, capture_output=True, text=True)  # noqa: S603
+                made = json.loads(done.stdout.splitlines()[-1])
+                best[way] = min(best.get(way, made), made, key=lambda m: m["took"])
+        own, ours = (best[w] for w in WAYS)
+        parts = ", ".join(f"{ours[k]:.2f}" for k in ("built", "planned", "started"))
+        lines.append(
+            f"| {name}, {ours['size'] / 1e6:.0f} MB | {own['took']:.2f} | {ours['took']:.2f} | {parts} |"
+            f" {own['took'] / ours['took']:.1f} | {ours['peak'] / ours['size']:.2f} (own {own['peak'] / own['size']:.2f}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(json.dumps(measure(*sys.argv[1:])))
+    else:
+        text = table()
+        print(text)
+        if len(sys.argv) > 1:
+            Path(sys.argv[1]).write_text(text)
