@@ -1,6 +1,7 @@
 """What everything rests on: a number depends on seed, stream and position, and on nothing else."""
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from tests.strategies import (
 import seedbed as sb
 from seedbed import initializers as si
 from seedbed.fill import Region, fill, storage_dtype
+from seedbed.materialize import BLOCK, run
 from seedbed.plan import key
 
 # More than 5,000 cases a run, the same ones each time.
@@ -219,6 +221,29 @@ RECIPE = {
     "2.weight": EVERY["Mixture"][0],
     "*": si.Uniform(low=-1, high=1),
 }
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_are_done_once_and_in_order_however_they_are_shared_out(threads):
+    sizes = [(600, 1000), (7,), (0, 3), (300, 1000), (2, 2), (3000, 1000), (5, 5), (), (400, 1000)]
+    specs = [sb.ParamSpec(path=f"w{n}", shape=shape) for n, shape in enumerate(sizes)]
+    plan = sb.plan(sb.Specs(tuple(specs)), recipe=sb.initializers.Normal(std=1.0))
+    made, told, held = [], [], [0]
+
+    class Place:
+        def block(self, region):
+            held.append(held[-1] + math.prod(region.shape))
+            return np.empty(region.shape, np.float32)
+
+        def done(self, region, values):
+            held.append(held[-1] - values.size)
+            made.append(values.reshape(-1).copy())
+
+    run([(e, Place()) for e in plan], threads=threads, progress=lambda path, size: told.append((path, size)))
+    assert max(held) <= 2 * threads * BLOCK
+    assert np.array_equal(np.concatenate(made), np.concatenate([fill(e).reshape(-1) for e in plan]))
+    assert [path for path, _ in itertools.groupby(told, lambda t: t[0])] == [f"w{n}" for n in range(9) if n != 2]
+    assert sum(size for _, size in told) == sum(e.spec.nbytes for e in plan)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from seedbed.errors import InputError
@@ -15,8 +16,12 @@ if TYPE_CHECKING:  # NumPy is imported with the first number, not with the packa
 
     from seedbed.fill import Region
 
+    Piece = tuple[Entry, "Destination", Region]
+
 BLOCK = 1 << 20
-"""Elements handed to a thread at a time."""
+"""Elements of a large parameter handed to a thread at a time."""
+SHARE = 1 << 18
+"""Elements of small parameters handed to a thread together: handing over costs as much as filling some 30,000."""
 
 Progress = Callable[[str, int], None]
 """Called with a path and the bytes just done."""
@@ -54,30 +59,50 @@ def run(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from seedbed.fill import fill, pieces
+    from seedbed.fill import fill
 
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise InputError(f"threads: must be a whole number, 1 or more, got {threads!r}.")
     threads = threads or os.cpu_count() or 1
-    waiting: deque[tuple[Entry, Destination, Region, Future[Any]]] = deque()
+    waiting: deque[tuple[list[Piece], Future[list[Any]]]] = deque()
+
+    def filled(share: list[Piece], places: list[Any]) -> list[Any]:
+        return [fill(entry, region, place) for (entry, _, region), place in zip(share, places, strict=True)]
 
     def finish() -> None:
-        entry, destination, region, future = waiting.popleft()
-        values = future.result()
-        destination.done(region, values)
-        if progress:
-            progress(entry.spec.path, values.nbytes)
+        share, future = waiting.popleft()
+        for (entry, destination, region), values in zip(share, future.result(), strict=True):
+            destination.done(region, values)
+            if progress:
+                progress(entry.spec.path, values.nbytes)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for entry, destination in jobs:
-                for region in pieces(entry, BLOCK):
-                    if len(waiting) >= 2 * threads:
-                        finish()
-                    future = pool.submit(fill, entry, region, destination.block(region))
-                    waiting.append((entry, destination, region, future))
+            for share in _shares(jobs):
+                if len(waiting) >= 2 * threads:
+                    finish()
+                places = [destination.block(region) for _, destination, region in share]
+                waiting.append((share, pool.submit(filled, share, places)))
             while waiting:
                 finish()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _shares(jobs: Iterable[tuple[Entry, Destination]]) -> Iterator[list[Piece]]:
+    """Blocks in order: a large one alone, small ones together."""
+    from seedbed.fill import pieces
+
+    share: list[Piece] = []
+    room = SHARE
+    for entry, destination in jobs:
+        for region in pieces(entry, BLOCK):
+            count = math.prod(region.shape)
+            if share and count > room:
+                yield share
+                share, room = [], SHARE
+            share.append((entry, destination, region))
+            room -= count
+    if share:
+        yield share
