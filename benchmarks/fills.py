@@ -1,6 +1,8 @@
-"""How fast parameters are filled, beside torch, NumPy and memset, in one process; takes a file for the table.
+"""How fast parameters are filled, beside torch, NumPy, JAX and memset, in one process.
 
-Each figure is the best of many short repetitions, taken in turns with its peer, so that a busy machine slows both.
+    python benchmarks/fills.py [FILE] [--large]
+
+prints a table, and writes it to FILE. `--large` adds orthogonal matrices of 4096 x 4096, which take minutes.
 """
 
 import os
@@ -11,141 +13,121 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matrices import orthogonal, sparse, threadpool_limits
+from peers import CONSTANT, STARTS, in_jax, in_numpy, in_torch, jax
+from timing import CACHE, MEMORY, Row, best, compare, entry, memset, ours
 
 import seedbed as sb
 from seedbed import engine
-from seedbed import initializers as i
 from seedbed.fill import Region, fill
 from seedbed.frameworks.torch.place import Memory
 from seedbed.materialize import run
 
-CACHE, MEMORY = (512, 256), (8192, 8192)
-B4 = i.Mixture([(0.25, i.Uniform(low=5, high=10)), (0.5, i.Zeros()), (0.25, i.Uniform(low=-10, high=-5))])
+ALL = os.cpu_count() or 1
+NORMAL = STARTS["Normal"]
 
 
-def best(jobs, seconds=1.5):
-    """The shortest time of each job, all taken in turns of four, so that each finds its own data in cache."""
-    times = [float("inf")] * len(jobs)
-    for job in jobs:
-        job()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for number, job in enumerate(jobs):
-            for _ in range(4):
-                begin = time.perf_counter()
-                job()
-                times[number] = min(times[number], time.perf_counter() - begin)
-    return times
-
-
-def entry(start, shape, dtype="float32"):
-    (made,) = sb.plan(sb.Specs((sb.ParamSpec(path="w", shape=shape, dtype=dtype),)), recipe=start)
-    return made
-
-
-def ours(start, shape=CACHE, dtype="float32", isa=None):
-    made = entry(start, shape, dtype)
-    out = fill(made, Region.whole(shape))
-
-    def job():
-        os.environ["SEEDBED_ENGINE"] = isa or engine.names()[0]
-        fill(made, out=out)
-
-    return job
-
-
-def b4_by_masks(w):
-    w.uniform_(-10, 10)
-    w *= w.abs() >= 5
-
-
-def in_cache(rows):
+def in_cache():
     torch.set_num_threads(1)
-    wide, half, generator = torch.empty(CACHE), torch.empty(CACHE, dtype=torch.bfloat16), np.random.default_rng()
-    numbers, same = np.empty(CACHE, np.float32), np.empty(CACHE, np.float32)
-    normal, cut, flat = i.Normal(std=0.02), i.TruncatedNormal(std=0.02), i.Uniform(low=-0.5, high=0.5)
-    init = torch.nn.init
-    pairs = [
-        ("normal float32", ours(normal), "torch normal_", lambda: wide.normal_(0, 0.02)),
-        ("normal float32, AVX2", ours(normal, isa="avx2"), "torch normal_", lambda: wide.normal_(0, 0.02)),
-        ("normal float32, baseline", ours(normal, isa="baseline"), "torch normal_", lambda: wide.normal_(0, 0.02)),
-        ("normal float32, NumPy engine", ours(normal, isa="numpy"), "torch normal_", lambda: wide.normal_(0, 0.02)),
-        (
-            "normal float32",
-            ours(normal),
-            "NumPy standard_normal",
-            lambda: generator.standard_normal(out=numbers, dtype=np.float32),
-        ),
-        ("normal bfloat16", ours(normal, dtype="bfloat16"), "torch normal_ bfloat16", lambda: half.normal_(0, 0.02)),
-        ("normal float16", ours(normal, dtype="float16"), "torch normal_ bfloat16", lambda: half.normal_(0, 0.02)),
-        (
-            "truncated normal, 2 std",
-            ours(cut),
-            "torch trunc_normal_",
-            lambda: init.trunc_normal_(wide, std=0.02, a=-0.04, b=0.04),
-        ),
-        ("uniform float32", ours(flat), "torch uniform_", lambda: wide.uniform_(-0.5, 0.5)),
-        ("mixture of three", ours(B4), "torch, masks", lambda: b4_by_masks(wide)),
-        ("constant", ours(i.Ones()), "memset", lambda: same.fill(0)),
-    ]
-    for name, job, peer, other in pairs:
-        a, b = best([job, other])
-        rows.append(("in cache, 1 thread", name, a, peer, b, CACHE[0] * CACHE[1]))
+    rows = []
+    for dtype, shape in CACHE.items():
+        tensor, array = torch.empty(shape, dtype=getattr(torch, dtype)), np.empty(shape, np.float32)
+        for name, start in STARTS.items():
+            found = [in_torch(name, tensor), in_jax(name, shape, dtype)]
+            if dtype == "float32":
+                found.insert(1, in_numpy(name, array))
+                found += [("memset", memset(array))] if name in CONSTANT else []
+            peers = dict(peer for peer in found if peer)
+            rows += compare("in cache", f"{name}, {dtype}", ours(start, shape, dtype), peers, tensor.numel())
+    return rows
 
 
-def layouts(rows):
-    made, count = entry(i.Normal(std=0.02), (4096, 4096)), 64 * 1024
-    shard, square = np.empty((1024, 64), np.float32), np.empty((256, 256), np.float32)
-    turned = np.empty((256, 256), np.float32).T
-    whole = entry(i.Normal(std=0.02), (256, 256))
-    corner = Region((0, 128), (1024, 192))
-    os.environ["SEEDBED_ENGINE"] = engine.names()[0]
-    a, b, c = best(
-        [lambda: fill(made, corner, shard), lambda: fill(whole, out=square), lambda: fill(whole, out=turned)]
+def instruction_sets():
+    torch.set_num_threads(1)
+    rows, tensor = [], torch.empty(CACHE["float32"])
+    for name in ("Uniform", "Normal", "TruncatedNormal", "Mixture of three"):
+        for isa in (*engine.names(), "numpy"):
+            job, peers = ours(STARTS[name], CACHE["float32"], isa=isa), dict([in_torch(name, tensor)])
+            rows += compare("in cache", f"{name}, float32, {isa}", job, peers, tensor.numel(), 0.4)
+    return rows
+
+
+def layouts():
+    """Part of the columns of a matrix, and a destination whose axes are the other way around."""
+    torch.set_num_threads(1)
+    os.environ["SEEDBED_ENGINE"] = (engine.names() or ["numpy"])[0]
+    rows = []
+    for dtype, held in (("float32", np.float32), ("bfloat16", np.uint16)):
+        wide, square = entry(NORMAL, (4096, 4096), dtype), entry(NORMAL, (256, 256), dtype)
+        shard, plain, turned = np.empty((1024, 64), held), np.empty((256, 256), held), np.empty((256, 256), held).T
+        corner, tensor = Region((0, 128), (1024, 192)), torch.empty((256, 256), dtype=getattr(torch, dtype))
+        jobs = [
+            lambda: fill(wide, corner, shard),  # noqa: B023 -- timed at once
+            lambda: fill(square, out=turned),  # noqa: B023
+            lambda: fill(square, out=plain),  # noqa: B023
+            lambda: tensor.normal_(0, 0.02),  # noqa: B023
+        ]
+        columns, across, whole, theirs = best(jobs)
+        for name, took in (("64 columns of 4096", columns), ("transposed destination", across)):
+            for peer, other in (("seedbed, whole rows", whole), ("torch normal_, whole rows", theirs)):
+                rows.append(Row("in cache", f"Normal, {dtype}, {name}", took, peer, other, 256 * 256))
+    return rows
+
+
+def to_memory(threads):
+    os.environ["SEEDBED_ENGINE"] = (engine.names() or ["numpy"])[0]
+    torch.set_num_threads(threads)
+    rows, where = [], f"to memory, {threads} thread{'s'[: threads > 1]}"
+    for dtype, shape in MEMORY.items():
+        warm = torch.zeros(shape, dtype=getattr(torch, dtype))
+        array = np.zeros(shape, np.float32)
+        for name in ("Uniform", "Normal", "TruncatedNormal", "Mixture of three", "Zeros"):
+            place = [(entry(STARTS[name], shape, dtype), Memory(warm, dtype))]
+            found = [in_torch(name, warm) if name != "Zeros" else None]
+            if threads == 1:
+                found.append(in_numpy(name, array) if dtype == "float32" else None)
+                found.append(in_jax(name, shape, dtype))
+            peers = dict(peer for peer in found if peer)
+            peers[f"torch zero_, {threads} thread{'s'[: threads > 1]}"] = warm.zero_
+            job = lambda place=place: run(place, threads=threads)  # noqa: E731
+            rows += compare(where, f"{name}, {dtype}", job, peers, warm.numel(), 1.5)
+    return rows
+
+
+def table(rows, took):
+    names = Path("/proc/cpuinfo").read_text().split("\n") if Path("/proc/cpuinfo").exists() else []
+    processor = next((x.split(":")[1].strip() for x in names if "model name" in x), platform.processor())
+    engines = ", ".join(engine.names()) or "numpy"
+    jax_version = f", JAX {jax.__version__}" if jax else ""
+    yield (
+        f"{processor}, {ALL} threads, {platform.system()}; seedbed {sb.__version__}, engine {engines}; "
+        f"torch {torch.__version__}, NumPy {np.__version__}{jax_version}; {took:.0f} seconds."
     )
-    rows.append(("in cache, 1 thread", "64 columns of 4096", a, "whole rows", b, count))
-    rows.append(("in cache, 1 thread", "transposed destination", c, "whole rows", b, count))
-
-
-def to_memory(rows):
-    os.environ["SEEDBED_ENGINE"] = engine.names()[0]
-    torch.set_num_threads(os.cpu_count() or 1)
-    warm = torch.zeros(MEMORY)
-    for threads in (1, os.cpu_count() or 1):
-        jobs = []
-        for start in (i.Normal(std=0.02), i.Uniform(low=-0.5, high=0.5)):
-            made = entry(start, MEMORY)
-            jobs.append(lambda made=made: run([(made, Memory(warm, "float32"))], threads=threads))  # noqa: B023 -- run at once
-        times = best([*jobs, warm.zero_, lambda: warm.normal_(0, 0.02)], 12)
-        for name, took in zip(("normal float32", "uniform float32"), times, strict=False):
-            rows.append(
-                (f"to memory, {threads} threads", name, took, "torch zero_, all threads", times[2], warm.numel())
-            )
-        rows.append(
-            (f"to memory, {threads} threads", "normal float32", times[0], "torch normal_", times[3], warm.numel())
-        )
+    yield ""
+    yield "Ratio is the other's time divided by seedbed's: above 1, seedbed is faster. In cache, all have one thread."
+    yield "JAX is compiled, has one thread, and makes a new array each time: to memory, that is new memory."
+    if not jax:
+        yield "JAX is not installed, so it is not in the table."
+    if not threadpool_limits:
+        yield "threadpoolctl is not installed, so orthogonal matrices are not in the table."
+    yield from ("", "| where | filled | ns a value | beside | ns a value | ratio |", "|---|---|---|---|---|---|")
+    for row in rows:
+        a, b = row.ours / row.count * 1e9, row.theirs / row.count * 1e9
+        yield f"| {row.where} | {row.filled} | {a:.2f} | {row.peer} | {b:.2f} | {b / a:.2f} |"
 
 
 def main():
-    rows = []
-    for part in (in_cache, layouts, to_memory):
-        part(rows)
-    processor = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().split("\n") if "model name" in x), "?"
-    )
-    versions = f"seedbed {sb.__version__}, engine {', '.join(engine.names())}; torch {torch.__version__}, NumPy {np.__version__}"
-    lines = [
-        f"{processor}, {os.cpu_count()} threads, {platform.system()}; {versions}.",
-        "",
-        "| where | filled | ns a value | against | ns a value | ratio |",
-        "|---|---|---|---|---|---|",
-    ]
-    for where, name, a, peer, b, count in rows:
-        lines.append(f"| {where} | {name} | {a / count * 1e9:.2f} | {peer} | {b / count * 1e9:.2f} | {b / a:.2f} |")
-    text = "\n".join(lines) + "\n"
+    words = [word for word in sys.argv[1:] if word != "--large"]
+    sizes = (1024, 2048, 4096) if "--large" in sys.argv else (1024, 2048)
+    begin = time.perf_counter()
+    rows = [*in_cache(), *instruction_sets(), *layouts()]
+    for threads in dict.fromkeys((1, ALL)):
+        rows += to_memory(threads)
+    rows += [*(orthogonal(sizes) if threadpool_limits else []), *sparse()]
+    text = "\n".join(table(rows, time.perf_counter() - begin)) + "\n"
     print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text)
+    if words:
+        Path(words[0]).write_text(text)
 
 
 if __name__ == "__main__":
