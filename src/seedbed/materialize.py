@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,6 +23,8 @@ BLOCK = 1 << 20
 """Elements of a large parameter handed to a thread at a time."""
 SHARE = 1 << 18
 """Elements of small parameters handed to a thread together: handing over costs as much as filling some 30,000."""
+LARGE = 1 << 21
+"""Bytes of a large page."""
 
 Progress = Callable[[str, int], None]
 """Called with a path and the bytes just done."""
@@ -106,3 +109,26 @@ def _shares(jobs: Iterable[tuple[Entry, Destination]]) -> Iterator[list[Piece]]:
             room -= count
     if share:
         yield share
+
+
+def advise(address: int, size: int) -> None:
+    """Ask for large pages for memory not touched yet: to touch it first then takes about a third as long.
+
+    A hint, and one of Linux alone. The system puts large pages only where they fit inside the memory
+    asked for, so that no more is held than without.
+
+    Args:
+        address: Where the memory begins.
+        size: In bytes; nothing is done below `LARGE`.
+    """
+    if size < LARGE or sys.platform != "linux":
+        return
+    import ctypes
+    import mmap
+
+    try:
+        madvise, hint = ctypes.CDLL(None).madvise, mmap.MADV_HUGEPAGE
+    except (OSError, AttributeError):  # a C library or a kernel without it
+        return
+    first = address - address % mmap.PAGESIZE
+    madvise(ctypes.c_void_p(first), ctypes.c_size_t(address + size - first), hint)

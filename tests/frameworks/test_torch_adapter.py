@@ -3,8 +3,10 @@
 import copy
 import inspect
 import pickle
+import re
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import seedbed as sb
 from seedbed import initializers as i
 from seedbed.errors import InputError, ModelError, PlanError, RecipeError, ShapeError, UnknownSizeError, UnmatchedError
 from seedbed.fill import fill
+from seedbed.materialize import LARGE, advise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:enable_nested_tensor", "ignore:.*deprecated:FutureWarning", "ignore:Initializing zero-element"
@@ -129,6 +132,40 @@ def test_a_model_on_meta_becomes_real_and_stays_the_same_objects():
     net(torch.rand(3, 4)).sum().backward()
     optimizer.step()
     assert all(p.isfinite().all() for p in net.parameters())
+
+
+def large_pages(tensor):
+    """Whether Linux was asked for large pages where a tensor lies."""
+    address, last = tensor.data_ptr() + tensor.nbytes // 2, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            last = int(found[1], 16) <= address < int(found[2], 16)
+        elif last and line.startswith("VmFlags"):
+            return " hg" in line
+    return False
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="only Linux has this hint")
+def test_new_memory_of_large_parameters_is_asked_for_in_large_pages():
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(1024, 4096), nn.LazyLinear(2048), nn.Linear(2048, 10))
+    with_memory = nn.Linear(1024, 4096)
+    before = large_pages(with_memory.weight)
+    sb.initialize(net, (1, 1024), recipe="he")
+    sb.initialize(with_memory, recipe="he")
+    assert large_pages(net[0].weight)
+    assert large_pages(net[1].weight)
+    assert large_pages(with_memory.weight) == before
+    lazy = sb.initialize(nn.LazyLinear(4096), (1, 1024), recipe="he")
+    assert large_pages(lazy.weight)
+
+
+def test_where_there_is_no_such_hint_nothing_is_done(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    advise(0, LARGE)
+    monkeypatch.setattr("sys.platform", "somewhere")
+    monkeypatch.setattr("ctypes.CDLL", None)
+    advise(0, LARGE)
 
 
 @pytest.mark.parametrize("built_on", ["cpu", "meta"])

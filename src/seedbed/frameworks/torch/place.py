@@ -18,7 +18,7 @@ from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unsta
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.origins import device_of, revive
 from seedbed.frameworks.torch.twin import named_tensors
-from seedbed.materialize import Which
+from seedbed.materialize import Which, advise
 from seedbed.plan import Entry, Plan
 
 BITS = {"uint8": torch.uint8, "uint16": torch.uint16}
@@ -74,10 +74,14 @@ def placing(
             settled = settle_layers(model, plan, but=wished_for_alone(model) if which == "waiting" else ())
         tensors = dict(named_tensors(model))
         ready = [e for e in plan if e.settled and not is_lazy(tensors[e.spec.path])]
+        empty = [e for e in ready if tensors[e.spec.path].is_meta]
         with _without_weak_references(model):
-            for entry in ready:
-                if tensors[entry.spec.path].is_meta:
-                    _allocate(entry, tensors, device or torch.device(device_of(model, entry.spec.path)))
+            for entry in empty:
+                _allocate(entry, tensors, device or torch.device(device_of(model, entry.spec.path)))
+        for tensor in {tensors[p] for p in waiting.union(e.spec.path for e in empty)}:
+            if tensor.device.type == "cpu" and not is_lazy(tensor):
+                storage = tensor.untyped_storage()
+                advise(storage.data_ptr(), storage.nbytes())
         ready = [e for e in ready if not e.kept and (which != "waiting" or e.spec.path in waiting)]
         revive(model)
         yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
