@@ -1,0 +1,94 @@
+"""The C engine without Python, here and on aarch64: NEON gives the bits of the reference."""
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cases import GUARD, SOURCE, draw_case, using
+
+from seedbed import engine
+from seedbed.fill import fill
+
+BARE = Path(__file__).with_name("bare")
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
+CROSS, OBJDUMP = "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-objdump"
+QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+needs_cc = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+needs_cross = pytest.mark.skipif(not shutil.which(CROSS), reason=f"needs {CROSS}, a compiler for another machine")
+
+
+class Recorder:
+    """In the place of the extension: notes each call, fills nothing."""
+
+    def __init__(self):
+        self.calls = []
+
+    def names(self):
+        return ["baseline"]
+
+    def fill(self, *arguments):
+        self.calls.append(arguments)
+
+
+def jobs(count, seed, monkeypatch):
+    """What the engine is asked for in random cases, and all memory as NumPy leaves it."""
+    rng, recorder, made = np.random.default_rng(seed), Recorder(), []
+    monkeypatch.setattr(engine, "_engine", recorder)
+    while len(made) < count:
+        case, before = draw_case(rng), len(recorder.calls)
+        with using("c"):
+            fill(case.entry, case.region, case.out)
+        if len(recorder.calls) != before + 1:  # several, for an overlay; none, for what NumPy alone fills
+            continue
+        case.owner.reshape(-1).view(np.uint8)[...] = GUARD
+        with using("numpy"):
+            fill(case.entry, case.region, case.out)
+        _, key, parts, mixture, kind, first, axes, _, address = recorder.calls[-1]
+        sized = b"".join((key, parts, axes))
+        numbers = [int(mixture), kind, first, address - case.owner.ctypes.data, case.owner.nbytes]
+        made.append(struct.pack("<3Q", len(key), len(parts), len(axes)) + sized + struct.pack("<5Q", *numbers))
+        made[-1] += case.owner.tobytes()
+    table = engine._table().tobytes()
+    return struct.pack("<Q", len(table)) + table + struct.pack("<Q", count) + b"".join(made)
+
+
+def compiled(compiler, folder, *flags):
+    program = folder / "bare"
+    command = [compiler, "-std=gnu11", *flags, f"-I{BARE}", "-include", SOURCE, BARE / "main.c", "-o", program]
+    subprocess.run(command, check=True)
+    return program
+
+
+def outcome(command, given):
+    done = subprocess.run(command, input=given, capture_output=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    return done.stdout.decode().split("\n")
+
+
+@needs_cc
+def test_without_python_the_engine_gives_the_references_bits(tmp_path, monkeypatch):
+    program = compiled("cc", tmp_path, "-O2", *WARNINGS)
+    names = engine.names() or ["baseline"]
+    assert outcome([program, *names], jobs(300, 0, monkeypatch)) == [*names, "300 jobs give the bits expected", ""]
+
+
+@needs_cross
+def test_it_compiles_for_aarch64_without_a_warning_and_uses_its_vectors(tmp_path):
+    program = compiled(CROSS, tmp_path, "-O3", *WARNINGS, "-static")
+    listing = subprocess.run([OBJDUMP, "-d", program, "--disassemble=fill_baseline"], capture_output=True, check=True)
+    text = listing.stdout.decode()
+    for what in ("add", "eor", "ushr", "scvtf", "fadd", "fmul"):
+        assert any(line.split("\t")[2:3] == [what] and ".4s" in line for line in text.split("\n")), what
+
+
+@needs_cross
+@pytest.mark.skipif(not QEMU, reason="needs qemu-aarch64, which runs programs of that machine")
+@pytest.mark.parametrize("flags", ["-O3", "-O0", "-O3 -ffast-math", "-O3 -ffp-contract=fast"])
+def test_neon_gives_the_references_bits(flags, tmp_path, monkeypatch):
+    program = compiled(CROSS, tmp_path, *flags.split(), "-static")
+    count = 300 if flags == "-O3" else 60
+    given = jobs(count, 1, monkeypatch)
+    assert outcome([QEMU, program, "baseline"], given) == ["baseline", f"{count} jobs give the bits expected", ""]
