@@ -12,7 +12,7 @@ typedef ptrdiff_t Py_ssize_t;
 typedef struct { const char *text; } PyObject;
 typedef PyObject *(*PyCFunction)(PyObject *, PyObject *);
 typedef struct { const char *ml_name; PyCFunction ml_meth; int ml_flags; const char *ml_doc; } PyMethodDef;
-typedef struct {
+typedef struct PyModuleDef {
     int head;
     const char *m_name, *m_doc;
     Py_ssize_t m_size;
