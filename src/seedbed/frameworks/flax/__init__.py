@@ -1,0 +1,1 @@
+"""JAX: the numbers, made where the arrays are."""
