@@ -279,10 +279,15 @@ CASES = {
     # Specs and inputs.
     "input_not_a_shape": lambda: sb.Input(3),
     "input_negative": lambda: sb.Input((2, -1)),
+    "input_too_large": lambda: sb.plan(nn.LazyLinear(2), (2**40, 2**40)),
     "input_dtype_unknown": lambda: sb.Input((2, 3), "int46"),
     "spec_role_unknown": lambda: sb.ParamSpec(path="w", shape=(2,), role="wieght"),
     "spec_dtype_unknown": lambda: sb.ParamSpec(path="w", shape=(2,), dtype="float31"),
     "spec_kind_unknown": lambda: sb.ParamSpec(path="w", shape=(2,), kind="constant"),
+    "spec_shape_negative": lambda: sb.ParamSpec(path="w", shape=(2, -3)),
+    "spec_shape_not_whole": lambda: sb.ParamSpec(path="w", shape=(2, 3.0)),
+    "spec_shape_not_a_tuple": lambda: sb.ParamSpec(path="w", shape=3),
+    "spec_elements_too_many": lambda: sb.ParamSpec(path="w", shape=(2**40, 2**40)),
     "spec_axes_too_few": lambda: sb.ParamSpec(path="w", shape=(2, 3), axes=("out",)),
     "spec_axis_unknown": lambda: sb.ParamSpec(path="w", shape=(2,), axes=("row",)),
     "spec_packed_too_few": lambda: sb.ParamSpec(path="w", shape=(2, 3), packed=(3,)),
@@ -356,6 +361,9 @@ CASES = {
     "findings_path_unknown": lambda: sb.check(small(), sb.plan(small()))["0.wieght"],
     # The numbers.
     "region_outside": lambda: fill(entry(), Region((0, 0), (5, 6))),
+    "region_not_whole": lambda: fill(entry(), Region((0, 0.5), (4, 6))),
+    "region_not_a_region": lambda: fill(entry(), (slice(0, 2), slice(0, 6))),
+    "region_beyond_arrays": lambda: fill(entry(shape=(2**30, 2**31))),
     "device_unknown": lambda: sb.initialize(nn.Linear(2, 2), device="foo"),
     "threads_none": lambda: sb.initialize(nn.Linear(2, 2), threads=0),
     "shape_that_is_a_list": lambda: sb.trace(mlp(), [2, 20]),
@@ -371,6 +379,8 @@ CASES = {
     "out_read_only": lambda: fill(entry(), out=np.broadcast_to(np.float32(0), (4, 6))),
     "engine_not_here": engine_not_here,
     "out_of_another_shape": lambda: fill(entry(), out=np.empty((6, 4), np.float32)),
+    "out_not_an_array": lambda: fill(entry(), out=[0.0] * 24),
+    "out_of_foreign_byte_order": lambda: fill(entry(), out=np.empty((4, 6), np.dtype(np.float32).newbyteorder())),
     "fill_of_kept_values": lambda: fill(entry(Keep(values=True))),
     "fill_of_unresolved": lambda: fill(
         sb.Entry(spec=one()["fc.weight"], initializer=HeNormal(), start=HeNormal(), why="", stream="a", seed=0)

@@ -75,13 +75,13 @@ def fill(
         key: Of the parameter.
         shape: Of the whole parameter.
         corner: Where the region begins in it.
-        out: The region's memory, not empty; any strides.
+        out: The region's memory; any strides.
 
     Returns:
         False when nothing was done, and NumPy is to do it.
     """
     isa = chosen()
-    if isa == "numpy" or dtype not in TYPES or not out.flags.aligned or not out.dtype.isnative:
+    if isa == "numpy" or dtype not in TYPES or not _suits(out, dtype):
         return False
     parts = _parts(start) if isinstance(start, (Uniform, Normal, TruncatedNormal, Mixture)) else None
     if parts is None:
@@ -106,6 +106,12 @@ def fill(
 def _address(array: NDArray[Any]) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
+
+
+def _suits(out: NDArray[Any], dtype: str) -> bool:
+    """Whether C can write it: it is given an address, and asks nothing."""
+    held = "uint16" if dtype == "bfloat16" else dtype
+    return bool(out.flags.aligned and out.flags.writeable and out.dtype == held and out.size)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedbed import engine, threefry
-from seedbed.errors import InitializerError, PlanError, RegionError
+from seedbed.errors import InitializerError, PlanError, RegionError, quoted
 from seedbed.initializers import (
     Constant,
     Custom,
@@ -43,6 +44,9 @@ Array = NDArray[Any]
 class Region:
     """A box inside a parameter: one start and one stop per axis.
 
+    Raises:
+        RegionError: A start or a stop is not a whole number.
+
     Example:
         >>> Region((2, 0), (4, 6)).shape
         (2, 6)
@@ -50,6 +54,17 @@ class Region:
 
     start: tuple[int, ...]
     stop: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("start", "stop"):
+            ends = getattr(self, name)
+            try:
+                plain = tuple(operator.index(n) for n in ends)  # NumPy's own overflow without a word
+            except TypeError:
+                raise RegionError(
+                    f"Region: `{name}` must be a tuple of whole numbers, one per axis, got {quoted(ends)}."
+                ) from None
+            object.__setattr__(self, name, plain)
 
     @classmethod
     def whole(cls, shape: tuple[int, ...]) -> Region:
@@ -141,7 +156,7 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
         An array of the region's shape in the parameter's dtype; bfloat16 and float8 as their bits.
 
     Raises:
-        RegionError: The region reaches outside the parameter, or `out` has another shape or dtype.
+        RegionError: The region reaches outside the parameter, or `out` cannot hold its values.
         PlanError: The entry keeps the values that are there, so it has none of its own.
 
     Example:
@@ -154,30 +169,44 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
     """
     spec, start = entry.spec, entry.start
     shape = spec.sizes
-    if region is None:
-        region = Region.whole(shape)
-    elif not region.within(shape):
-        raise RegionError(f"{spec.path}: region {region.start}..{region.stop} reaches outside {spec.shown_shape}.")
+    region = Region.whole(shape) if region is None else region
+    if not isinstance(region, Region):
+        raise RegionError(f"{spec.path}: `region` must be a Region, got {quoted(region)}.", path=spec.path)
+    if not region.within(shape):
+        ends = f"{quoted(region.start)}..{quoted(region.stop)}"
+        raise RegionError(f"{spec.path}: region {ends} reaches outside {spec.shown_shape}.", path=spec.path)
     if start is None or entry.kept:
         raise PlanError(
             f"{spec.path}: the plan keeps the values that are there, and holds none itself.", path=spec.path
         )
-    dtype = storage_dtype(spec.dtype)
-    if out is None:
-        out = np.empty(region.shape, dtype)
-    elif out.shape != region.shape or out.dtype != dtype:
-        raise RegionError(
-            f"{spec.path}: `out` must be {dtype}{region.shape}, got {out.dtype}{out.shape}.", path=spec.path
-        )
-    if not out.flags.writeable:
-        raise RegionError(f"{spec.path}: `out` is read-only.", path=spec.path)
+    out = _memory(spec, region) if out is None else out
+    _judge(out, spec, region)
     if isinstance(start, Recorded):
         out[...] = _recorded(start, entry)[region.slices]
     elif isinstance(start, Loaded):
         out[...] = _loaded(start, spec)[region.slices]
     elif out.size:
-        _fill(start, spec, entry.key, region, out)
+        _fill(start, spec, entry.key, region, np.asarray(out))
     return out
+
+
+def _memory(spec: ParamSpec, region: Region) -> Array:
+    try:
+        return np.empty(region.shape, storage_dtype(spec.dtype))
+    except ValueError:  # more bytes, or more axes, than an array can have; a lack of memory is a MemoryError
+        raise RegionError(
+            f"{spec.path}: no array can have the shape {region.shape}.", remedy="Fill smaller regions.", path=spec.path
+        ) from None
+
+
+def _judge(out: Any, spec: ParamSpec, region: Region) -> None:
+    """Raise unless `out` can hold the region's values."""
+    dtype = storage_dtype(spec.dtype)
+    if not isinstance(out, np.ndarray) or out.shape != region.shape or out.dtype != dtype:
+        got = f"{out.dtype}{out.shape}" if isinstance(out, np.ndarray) else quoted(out)
+        raise RegionError(f"{spec.path}: `out` must be {dtype}{region.shape}, got {got}.", path=spec.path)
+    if not out.flags.writeable:
+        raise RegionError(f"{spec.path}: `out` is read-only.", path=spec.path)
 
 
 def _fill(start: Initializer, spec: ParamSpec, key: Key, region: Region, out: Array) -> None:

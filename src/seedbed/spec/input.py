@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, nearest, quoted
 
 ITEMSIZE: Mapping[str, int] = {
     "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
@@ -42,13 +43,15 @@ class Input:
 
     def __post_init__(self) -> None:
         try:
-            shape = tuple(None if n is None else _size(n) for n in self.shape)
+            shape = tuple(None if n is None else size_of(n) for n in self.shape)
         except (TypeError, ValueError):
             raise InputError(
-                f"Input: the shape must be a tuple of whole numbers, 0 or more, or None, got {self.shape!r}.",
+                f"Input: the shape must be a tuple of whole numbers, 0 or more, or None, got {quoted(self.shape)}.",
                 remedy="Write one size for each axis, None where it varies: Input((None, channels), dtype).",
             ) from None
         object.__setattr__(self, "shape", shape)
+        if math.prod(n or 1 for n in shape) > 2**58:
+            raise InputError(f"Input: {quoted(shape)} is too large: no memory holds more than 2**58 elements.")
         if self.dtype is not None:
             dtype = _dtype_name(self.dtype)
             object.__setattr__(self, "dtype", dtype)
@@ -59,7 +62,8 @@ class Input:
         return f"Input({self.shape}{f', {self.dtype!r}' if self.dtype else ''})"
 
 
-def _size(value: Any) -> int:
+def size_of(value: Any) -> int:
+    """One size of a shape, as a plain number; what is none is a `TypeError` or a `ValueError`."""
     size = operator.index(value)
     if isinstance(value, bool) or size < 0:
         raise ValueError(value)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from seedbed.errors import FanError, PlanError, UnknownSizeError, columns, nearest, shown
+from seedbed.errors import FanError, PlanError, UnknownSizeError, columns, nearest, quoted, shown
 from seedbed.initializers import Fan, Initializer, from_dict
-from seedbed.spec.input import ITEMSIZE, Shape
+from seedbed.spec.input import ITEMSIZE, Shape, size_of
 
+MOST = 2**63 - 1
+"""Elements of one parameter: their numbers fit 64 bits with a sign."""
 KINDS = ("parameter", "buffer")
 ROLES = ("weight", "bias", "scale", "embedding", "recurrent", "buffer", "other")
 AXIS_ROLES = ("out", "in", "window", "stack")
@@ -72,10 +74,12 @@ class ParamSpec:
     varies: str = ""
 
     def __post_init__(self) -> None:
+        self._judge_shape()
         for name, known in (("role", ROLES), ("dtype", ITEMSIZE), ("kind", KINDS)):
             value = getattr(self, name)
-            if value not in known:
-                raise PlanError(f"{self.path}: unknown {name} {value!r}.", remedy=nearest(str(value), known))
+            if not isinstance(value, str) or value not in known:
+                close = nearest(value if isinstance(value, str) else "", known)
+                raise PlanError(f"{self.path}: unknown {name} {quoted(value)}.", remedy=close)
         unknown = [a for a in self.axes if a not in AXIS_ROLES]
         if unknown or (self.axes and len(self.axes) != len(self.shape)):
             raise PlanError(
@@ -88,6 +92,22 @@ class ParamSpec:
             raise PlanError(
                 f"{self.path}: `packed` must give one count to each axis, and `groups` one, each 1 or more.",
                 facts=[f"shape   {self.shown_shape}", f"packed  {self.packed}", f"groups  {self.groups}"],
+                path=self.path,
+            )
+
+    def _judge_shape(self) -> None:
+        """Make every size a plain number, because those of NumPy overflow without a word."""
+        try:
+            shape = tuple(None if n is None else size_of(n) for n in self.shape)
+        except (TypeError, ValueError):
+            raise PlanError(
+                f"{self.path}: the shape must be a tuple of whole numbers, 0 or more, or None, got {quoted(self.shape)}.",
+                path=self.path,
+            ) from None
+        object.__setattr__(self, "shape", shape)
+        if max((n for n in shape if n), default=0) > MOST or (self.known and self.count > MOST):
+            raise PlanError(
+                f"{self.path}: {quoted(shape)} is too large: no size and no number of elements may be above 2**63 - 1.",
                 path=self.path,
             )
 
