@@ -20,7 +20,7 @@ BUILDS = {
     "unoptimized": "-O0",
     "fast-math": "-O3 -ffast-math -march=native",
     "contracting": "-O3 -ffp-contract=fast -march=native",
-    "sanitized": "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all",
+    "sanitized": "-O0 -g -fsanitize=address,undefined -fno-sanitize-recover=all",
 }
 """Ways of compiling that change what floating-point code gives, and one that ends the process at a fault."""
 GUARD = 0xA5

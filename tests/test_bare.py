@@ -71,7 +71,7 @@ def outcome(command, given):
 
 @needs_cc
 def test_without_python_the_engine_gives_the_references_bits(tmp_path, monkeypatch):
-    program = compiled("cc", tmp_path, "-O2", *WARNINGS)
+    program = compiled("cc", tmp_path, "-O1", *WARNINGS)
     names = engine.names() or ["baseline"]
     assert outcome([program, *names], jobs(300, 0, monkeypatch)) == [*names, "300 jobs give the bits expected", ""]
 
