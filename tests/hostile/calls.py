@@ -131,7 +131,7 @@ def call_c(rng):
     def pick(*usual, odd):
         return int(rng.choice(odd if rng.random() < 0.06 else usual))
 
-    parts = rng.bytes(pick(32, 64, 512, odd=[0, 5, 33, 544]))
+    parts = rng.bytes(pick(32, 64, 512, odd=[0, 5, 33, 544, 6400]))
     key = rng.bytes(pick(16, odd=[0, 15, 17, 32]))
     count = pick(1, 2, 3, odd=[0, 33])
     axes = [
