@@ -19,9 +19,10 @@ from timing import CACHE, MEMORY, Row, best, compare, entry, memset, ours
 
 import seedbed as sb
 from seedbed import engine
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
 from seedbed.frameworks.torch.place import Memory
 from seedbed.materialize import run
+from seedbed.region import Region
 
 ALL = os.cpu_count() or 1
 NORMAL = STARTS["Normal"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import seedbed as sb
 from seedbed import engine
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
+from seedbed.region import Region
 
 CACHE, MEMORY = {"float32": (512, 256), "bfloat16": (512, 512)}, {"float32": (4096, 4096), "bfloat16": (8192, 4096)}
 """Half a MB, which a processor's own cache holds, and 64 MB, which none does."""

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 import seedbed as sb
 from seedbed import initializers as si
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
 from seedbed.plan import VERSION, key
+from seedbed.region import Region
 from seedbed.threefry import runs
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")

@@ -71,7 +71,7 @@ def compare_build(name: str, cases: int, seed: int) -> int:
         made = build(BUILDS[name], folder)
         command = [sys.executable, __file__, str(cases), str(seed), "--file", str(made), "--name", name]
         kept = os.environ | preloaded(BUILDS[name])
-        return subprocess.run(command, env=kept, check=False).returncode  # noqa: S603 -- this file itself
+        return subprocess.run(command, env=kept, check=False).returncode
 
 
 def main() -> None:

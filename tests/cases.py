@@ -12,7 +12,8 @@ import numpy as np
 import seedbed as sb
 from seedbed import engine
 from seedbed import initializers as i
-from seedbed.fill import Region, fill, storage_dtype
+from seedbed.fill import fill, storage_dtype
+from seedbed.region import Region
 
 SOURCE = Path(engine.__file__).with_name("_engine.c")
 SHAPES = [(7,), (64, 33), (3, 5, 7), (100, 1000), (1,), (2**20, 2**20), (50257, 768), (2**31, 5, 3), (12, 4096), ()]

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 import seedbed as sb
 from seedbed import engine
-from seedbed.fill import Region
 from seedbed.initializers import (
     Constant,
     Custom,
@@ -32,6 +31,7 @@ from seedbed.initializers import (
     XavierUniform,
     Zeros,
 )
+from seedbed.region import Region
 
 
 @pytest.fixture(scope="module", autouse=True, params=["numpy", "c"])

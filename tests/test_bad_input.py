@@ -15,7 +15,8 @@ import seedbed as sb
 from seedbed import engine
 from seedbed import initializers as i
 from seedbed.errors import InitializerError, PlanError, RegionError, SeedbedError
-from seedbed.fill import Region, fill, storage_dtype
+from seedbed.fill import fill, storage_dtype
+from seedbed.region import Region
 from seedbed.threefry import normal as standard
 from seedbed.threefry import runs, scaled
 

@@ -9,9 +9,10 @@ from torch import nn
 import seedbed as sb
 from seedbed.cli import app
 from seedbed.errors import CheckpointError, InputError, PlanError, UnknownSizeError
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
 from seedbed.initializers import Keep, Loaded, Normal, Ones, Zeros
 from seedbed.plan import Plan
+from seedbed.region import Region
 
 
 def net(classes=3):

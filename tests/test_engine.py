@@ -14,7 +14,8 @@ import seedbed as sb
 from seedbed import engine
 from seedbed import initializers as i
 from seedbed.errors import EngineError, RegionError
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
+from seedbed.region import Region
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "same_bits.py"
 needs_c = pytest.mark.skipif(not engine.names(), reason="the C engine was not built: no compiler at install")

@@ -26,7 +26,8 @@ from tests.strategies import (
 import seedbed as sb
 from seedbed import initializers as si
 from seedbed.errors import InitializerError, PlanError, RegionError, UnknownSizeError
-from seedbed.fill import Region, blocks, fill, pieces, storage_dtype
+from seedbed.fill import fill, pieces, storage_dtype
+from seedbed.region import Region, blocks
 from seedbed.threefry import lowest_within, table, threefry4x32
 
 usual = settings(max_examples=300, deadline=None, derandomize=True)

@@ -10,8 +10,9 @@ from tests.strategies import each_engine  # noqa: F401 -- pytest runs it around 
 
 import seedbed as sb
 from seedbed import initializers as si
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
 from seedbed.plan import VERSION, key
+from seedbed.region import Region
 from seedbed.threefry import runs
 
 HERE = Path(__file__).parent

@@ -10,8 +10,9 @@ from tests.cases import draw_case, simple_initializers, using
 import seedbed as sb
 from seedbed import initializers as i
 from seedbed import threefry
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
 from seedbed.frameworks.flax import numbers
+from seedbed.region import Region
 
 
 def entry_of(start, shape, dtype="float32", seed=0):

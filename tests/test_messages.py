@@ -21,7 +21,7 @@ from torch import nn
 import seedbed as sb
 from seedbed import cli, engine, errors
 from seedbed.errors import SeedbedError
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
 from seedbed.initializers import (
     Constant,
     Custom,
@@ -44,6 +44,7 @@ from seedbed.initializers import (
     from_dict,
     gain,
 )
+from seedbed.region import Region
 from seedbed.store import load
 
 FOLDER = Path(__file__).parent / "messages"

@@ -29,9 +29,10 @@ from tests.strategies import (
 
 import seedbed as sb
 from seedbed import initializers as si
-from seedbed.fill import Region, fill, storage_dtype
+from seedbed.fill import fill, storage_dtype
 from seedbed.materialize import BLOCK, run
 from seedbed.plan import key
+from seedbed.region import Region
 
 # More than 5,000 cases a run, the same ones each time.
 often = settings(max_examples=2000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -11,7 +11,8 @@ from torch import nn
 
 import seedbed as sb
 from seedbed import initializers as i
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
+from seedbed.region import Region
 
 FLOATS = ["float32", "bfloat16", "float16"]
 MANY = 1 << 22

@@ -19,7 +19,8 @@ from scipy import special, stats
 import seedbed as sb
 from seedbed import initializers as si
 from seedbed import threefry
-from seedbed.fill import Region, fill
+from seedbed.fill import fill
+from seedbed.region import Region
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "distribution.md"
 FAILED = 1e-6

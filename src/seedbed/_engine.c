@@ -19,13 +19,13 @@ typedef uint64_t u64;
 typedef int64_t i64;
 
 enum { GROUP = 32, VALUES = 4 * GROUP, BLOCKS = 256, BATCH = 4 * BLOCKS, ROWS = 16, PARTS = 16, AXES = 32 };
-enum kind { CONSTANT, UNIFORM, NORMAL, TRUNCATED };
+enum kind { CONSTANT, UNIFORM, NORMAL, TRUNCATED, WORDS };
 enum type { F32, F64, BF16, F16 };
 
 /* How one part of a mixture, or a whole initializer, makes values of words. */
 typedef struct {
     i32 kind;
-    u32 lowest;   /* TRUNCATED: the smallest m allowed */
+    u32 lowest;   /* TRUNCATED: the smallest m allowed; WORDS: the draw */
     float factor; /* half the width, or the standard deviation; the value of a constant */
     float shift;  /* the centre, or the mean */
     float low;    /* UNIFORM: the smallest value, and the last one below the bound */
@@ -121,6 +121,8 @@ INLINE void values_of(float *restrict out, const u32 *restrict words, const part
         normal(out, words, p, table, 0, shifted);
     } else if (p->kind == TRUNCATED) {
         normal(out, words, p, table, 1, shifted);
+    } else if (p->kind == WORDS) {
+        memcpy(out, words, sizeof(u32) * VALUES);
     } else {
         for (int i = 0; i < VALUES; i++) out[i] = p->factor;
     }
@@ -146,7 +148,7 @@ INLINE void group(const job *j, const u32 *low, const u32 *high, float *restrict
     u32 words[VALUES] ALIGNED;
     const part *p = j->part;
     if (!j->mixture) {
-        threefry(words, low, high, 0, j->key);
+        threefry(words, low, high, p->kind == WORDS ? p->lowest : 0, j->key);
         values(out, words, p, j->table);
         return;
     }

@@ -25,7 +25,7 @@ except ImportError:  # no compiler when it was installed: NumPy gives the same b
     _engine = None
 
 TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
-CONSTANT, UNIFORM, NORMAL, TRUNCATED = range(4)
+CONSTANT, UNIFORM, NORMAL, TRUNCATED, WORDS = range(5)
 ALWAYS = 2**63
 """Above every choosing word."""
 MOST = 16
@@ -86,6 +86,28 @@ def fill(
     parts = _parts(start) if isinstance(start, (Uniform, Normal, TruncatedNormal, Mixture)) else None
     if parts is None:
         return False
+    return _carry_out(isa, key, parts, isinstance(start, Mixture), TYPES[dtype], shape, corner, out)
+
+
+def words(key: threefry.Key, draw: int, shape: tuple[int, ...], corner: tuple[int, ...], out: NDArray[np.uint32]) -> bool:
+    """Fill a region with its words, in C; False when nothing was done, and NumPy is to do it."""
+    isa = chosen()
+    if isa == "numpy" or not out.size:
+        return False
+    part = _pack(WORDS, draw, 0, 0, 0, 0, ALWAYS)
+    return _carry_out(isa, key, part, False, TYPES["float32"], shape, corner, out)
+
+
+def _carry_out(
+    isa: str,
+    key: threefry.Key,
+    parts: bytes,
+    mixture: bool,
+    kind: int,
+    shape: tuple[int, ...],
+    corner: tuple[int, ...],
+    out: NDArray[Any],
+) -> bool:
     first, axes = _axes(shape, corner, out)
     if len(axes) > AXES:
         return False
@@ -93,8 +115,8 @@ def fill(
         isa,
         struct.pack("=4I", *key),
         parts,
-        isinstance(start, Mixture),
-        TYPES[dtype],
+        mixture,
+        kind,
         first,
         struct.pack(f"={3 * len(axes)}q", *(n for axis in axes for n in axis)),
         _address(_table()),

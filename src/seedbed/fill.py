@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,96 +30,13 @@ from seedbed.initializers import (
     Zeros,
 )
 from seedbed.plan import Entry, Key, key
+from seedbed.region import Region, blocks
 from seedbed.spec import ParamSpec
 
 CHUNK = 1 << 16
 """Elements computed at a time: their words and values stay in cache."""
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Region:
-    """A box inside a parameter: one start and one stop per axis.
-
-    Raises:
-        RegionError: A start or a stop is not a whole number.
-
-    Example:
-        >>> Region((2, 0), (4, 6)).shape
-        (2, 6)
-    """
-
-    start: tuple[int, ...]
-    stop: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        for name in ("start", "stop"):
-            ends = getattr(self, name)
-            try:
-                plain = tuple(operator.index(n) for n in ends)  # NumPy's own overflow without a word
-            except TypeError:
-                raise RegionError(
-                    f"Region: `{name}` must be a tuple of whole numbers, one per axis, got {quoted(ends)}."
-                ) from None
-            object.__setattr__(self, name, plain)
-
-    @classmethod
-    def whole(cls, shape: tuple[int, ...]) -> Region:
-        """The region that is all of a parameter of this shape."""
-        return cls((0,) * len(shape), tuple(shape))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Sizes along each axis."""
-        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
-
-    @property
-    def slices(self) -> tuple[slice, ...]:
-        """To index the whole with."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
-
-    def within(self, shape: tuple[int, ...]) -> bool:
-        """Whether it lies inside a parameter of this shape."""
-        return len(self.start) == len(self.stop) == len(shape) and all(
-            0 <= a <= b <= n for a, b, n in zip(self.start, self.stop, shape, strict=True)
-        )
-
-    def shared(self, other: Region) -> Region | None:
-        """What two regions have in common, if anything."""
-        start = tuple(map(max, self.start, other.start))
-        stop = tuple(map(min, self.stop, other.stop))
-        return Region(start, stop) if all(a < b for a, b in zip(start, stop, strict=True)) else None
-
-    def moved(self, origin: tuple[int, ...]) -> Region:
-        """The same box, counted from `origin`."""
-        start, stop = (tuple(a - o for a, o in zip(ends, origin, strict=True)) for ends in (self.start, self.stop))
-        return Region(start, stop)
-
-
-def blocks(shape: tuple[int, ...], most: int) -> Iterator[Region]:
-    """Regions of at most `most` elements, contiguous, that together make up the whole, in order.
-
-    Example:
-        >>> [r.shape for r in blocks((5, 3), 6)]
-        [(2, 3), (2, 3), (1, 3)]
-    """
-    if math.prod(shape) == 0:
-        return
-    axis, inner = 0, math.prod(shape)
-    for axis, size in enumerate(shape):  # noqa: B007 -- the axis to cut is used below
-        inner //= size
-        if inner <= most:
-            break
-    else:
-        yield Region.whole(shape)
-        return
-    step = max(1, most // inner)
-    for outer in np.ndindex(*shape[:axis]):
-        for first in range(0, shape[axis], step):
-            start = (*outer, first, *(0 for _ in shape[axis + 1 :]))
-            stop = (*(i + 1 for i in outer), min(first + step, shape[axis]), *shape[axis + 1 :])
-            yield Region(start, stop)
 
 
 def pieces(entry: Entry, most: int) -> Iterator[Region]:
@@ -273,8 +188,13 @@ def _elementwise(start: Initializer, words: threefry.Words) -> NDArray[np.float3
     return np.full(words.shape, constant, np.float32)
 
 
-def _words(key: Key, draw: int, shape: tuple[int, ...], region: Region) -> threefry.Words:
+def _words(
+    key: Key, draw: int, shape: tuple[int, ...], region: Region, out: threefry.Words | None = None
+) -> threefry.Words:
     """The words of a region: runs along the axes that it holds whole, and the one before them."""
+    made = np.empty(region.shape, np.uint32) if out is None else out
+    if engine.words(key, draw, shape, region.start, made):
+        return made
     sizes, axis = region.shape, len(shape)
     length = 1
     while axis and (axis == len(shape) or sizes[axis] == shape[axis]):
@@ -285,7 +205,8 @@ def _words(key: Key, draw: int, shape: tuple[int, ...], region: Region) -> three
     starts = np.array([first], np.int64)
     for size, stride in zip(sizes[:axis], strides[:axis], strict=True):
         starts = (starts[:, None] + np.arange(size, dtype=np.int64) * stride).reshape(-1)
-    return threefry.runs(key, draw, starts, length).reshape(sizes)
+    made[...] = threefry.runs(key, draw, starts, length).reshape(sizes)
+    return made
 
 
 class Draw:
@@ -371,11 +292,17 @@ def _custom(start: Custom, spec: ParamSpec, key: Key, region: Region) -> NDArray
     return values.astype(np.float32)
 
 
+def _normals(std: float, shape: tuple[int, ...], key: Key, region: Region) -> NDArray[np.float32]:
+    out = np.empty(region.shape, np.float32)
+    _fill(Normal(std=std), ParamSpec(path="normals", shape=shape), key, region, out)
+    return out
+
+
 def _orthogonal(start: Orthogonal, spec: ParamSpec, key: Key) -> NDArray[np.float32]:
     shape = spec.sizes
     lead = spec.axes.count("stack")
     rows, columns = shape[lead], math.prod(shape[lead + 1 :])
-    z = threefry.normal(_words(key, 0, shape, Region.whole(shape))).reshape(-1, rows, columns)
+    z = _normals(1.0, shape, key, Region.whole(shape)).reshape(-1, rows, columns)
     values = np.empty(z.shape, np.float32)
     for matrix, out in zip(z, values, strict=True):
         out[...] = (_reflected(matrix) if rows >= columns else _reflected(matrix.T).T) * start.gain
@@ -408,13 +335,17 @@ def _reflected(z: NDArray[np.float32], width: int = 128) -> NDArray[np.float64]:
 def _sparse(start: Sparse, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:
     """Zeros go where a column's words of draw 1 are smallest; ties to the lower row."""
     rows, _ = spec.sizes
-    values = threefry.scaled(threefry.normal(_words(key, 0, spec.sizes, region)), start.std, 0.0)
-    tall = Region((0, region.start[1]), (rows, region.stop[1]))
-    order = np.argsort(_words(key, 1, spec.sizes, tall), axis=0, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(rows)[:, None], axis=0)
-    zero = rank[region.start[0] : region.stop[0]] < math.ceil(start.sparsity * rows)
-    return np.where(zero, np.float32(0), values)
+    values = _normals(start.std, spec.sizes, key, region)
+    zeros = math.ceil(start.sparsity * rows)
+    if zeros:
+        tall = Region((0, region.start[1]), (rows, region.stop[1]))
+        words = np.empty(tall.shape[::-1], np.uint32)  # a column is a row of it
+        _words(key, 1, spec.sizes, tall, words.T)
+        order = words.astype(np.uint64) << np.uint64(32)
+        order += np.arange(rows, dtype=np.uint64)  # no two are equal
+        last = np.partition(order, zeros - 1, axis=1)[:, zeros - 1]
+        values[(order <= last[:, None]).T[region.start[0] : region.stop[0]]] = 0
+    return values
 
 
 def _delta(start: Identity | Dirac, spec: ParamSpec, region: Region) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from seedbed.plan import Entry
 if TYPE_CHECKING:  # NumPy is imported with the first number, not with the package
     from concurrent.futures import Future
 
-    from seedbed.fill import Region
+    from seedbed.region import Region
 
     Piece = tuple[Entry, "Destination", Region]
 

@@ -20,7 +20,8 @@ import seedbed as sb
 from seedbed import engine
 from seedbed import initializers as i
 from seedbed.errors import SeedbedError
-from seedbed.fill import Region, fill, storage_dtype
+from seedbed.fill import fill, storage_dtype
+from seedbed.region import Region
 
 NAN, INF = float("nan"), float("inf")
 ODD = [

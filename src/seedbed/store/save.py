@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedbed.errors import OutputError, PlanError, shown
-from seedbed.fill import Region, storage_dtype
+from seedbed.fill import storage_dtype
 from seedbed.materialize import Destination, Progress, run
 from seedbed.plan import Entry, Plan
+from seedbed.region import Region
 from seedbed.spec import ITEMSIZE
 from seedbed.store.names import ABOUT, FORMAT, NAMES
 

@@ -13,13 +13,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import PlanError, UninitializedError, columns, count, shown
-from seedbed.fill import Region, storage_dtype
+from seedbed.fill import storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.origins import device_of, revive
 from seedbed.frameworks.torch.twin import named_tensors
 from seedbed.materialize import Which, advise
 from seedbed.plan import Entry, Plan
+from seedbed.region import Region
 
 BITS = {"uint8": torch.uint8, "uint16": torch.uint16}
 

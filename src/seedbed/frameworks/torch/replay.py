@@ -11,9 +11,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from seedbed.errors import CaptureError
-from seedbed.fill import Draw, Region
+from seedbed.fill import Draw
 from seedbed.frameworks.torch import diverted
 from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, is_ref
+from seedbed.region import Region
 
 DrawFor = Callable[[Event, tuple[int, ...]], Draw]
 """Gives the numbers of one drawing operation, for a shape."""
