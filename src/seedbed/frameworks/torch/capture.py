@@ -7,7 +7,6 @@ for real, unless it was drawn at random.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn.modules import module as hooks
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seedbed.errors import CaptureError
 from seedbed.frameworks.torch import diverted, origins
 from seedbed.frameworks.torch.laws import Law, made_by, overlaid
-from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site
-from seedbed.frameworks.torch.replay import work_out
+from seedbed.frameworks.torch.looking import Looking
+from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, site_of
+from seedbed.frameworks.torch.replay import forget, work_out
 
 META = torch.device("meta")
 WRITES_ONLY = {
@@ -80,6 +79,19 @@ def tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
     return found
 
 
+def odd(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has no plain memory: sparse, quantized. It is made for real."""
+    return tensor.layout is not torch.strided or tensor.is_quantized
+
+
+def _geqrf(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(a), a.new_empty((*a.shape[:-2], min(a.shape[-2:])))
+
+
+SHAPES = {torch.ops.aten.geqrf.default: _geqrf}
+"""What the meta device should know of operators, and does not."""
+
+
 class Recording(TorchDispatchMode):
     """Sends every tensor to the meta device, and keeps what each storage holds."""
 
@@ -91,6 +103,8 @@ class Recording(TorchDispatchMode):
 
     def cell_of(self, tensor: torch.Tensor) -> Cell | None:
         """What a tensor's storage holds, if it is one of those recorded."""
+        if tensor.layout is not torch.strided:
+            return None
         found = self.cells.get(tensor.untyped_storage()._cdata)
         return found[1] if found else None
 
@@ -126,6 +140,8 @@ class Recording(TorchDispatchMode):
         asked = kwargs.get("device")
         if kind.device and (asked is not None or not leaves):
             kwargs["device"] = META
+        if any(map(odd, leaves)):
+            return self._for_real(func, args, kwargs, (), random=kind.random)
         name = func._schema.name.rpartition(":")[2]
         if name == "_local_scalar_dense":
             return self.real(args[0]).item()
@@ -138,8 +154,8 @@ class Recording(TorchDispatchMode):
             out = args[0]  # all that the meta device would do
         else:
             out = self._on_meta(func, args, kwargs)
-        if isinstance(out, NotImplementedError):
-            return self._for_real(func, args, kwargs, out)
+        if isinstance(out, NotImplementedError) or any(map(odd, tensors_in([out]))):
+            return self._for_real(func, args, kwargs, targets, random=kind.random)
         given, keywords = self.refs(args), self.refs(kwargs)
         recorded = {**kind.defaults, **dict(zip(kind.names, given, strict=False)), **keywords}
         event = Event(func, given, keywords, site_of(), random=kind.random)
@@ -162,21 +178,38 @@ class Recording(TorchDispatchMode):
             given, keywords = pytree.tree_map_only(torch.Tensor, blank, (args, kwargs))
         if func._schema.name == "aten::lift_fresh":
             return given[0]
+        shapes = SHAPES.get(func)
         try:
-            return func(*given, **keywords)
+            return func(*given, **keywords) if shapes is None else shapes(*given, **keywords)
         except (NotImplementedError, RuntimeError) as error:
             if not isinstance(error, NotImplementedError) and "meta" not in str(error).lower():
                 raise
             return NotImplementedError(str(error))
 
-    def _for_real(self, func: Any, args: Any, kwargs: Any, why: NotImplementedError) -> Any:
+    def _for_real(self, func: Any, args: Any, kwargs: Any, targets: Iterable[torch.Tensor], *, random: bool) -> Any:
         """Work an operator out whose result's shape depends on values, or that the meta device lacks."""
+        site, name = site_of(), func._schema.name.rpartition(":")[2]
+        if random:
+            raise CaptureError(
+                f"{site}: {name} draws in a way that seedbed's numbers do not have.",
+                remedy="Build this model without deferred(), or draw with one of torch.nn.init.",
+            )
+        reals: dict[int, torch.Tensor] = {}
+
+        def real(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) not in reals:
+                reals[id(tensor)] = self.real(tensor, f"{name} cannot be recorded, and is given")
+            return reals[id(tensor)]
+
         kwargs = {k: v for k, v in kwargs.items() if k != "device"}
-        given, keywords = pytree.tree_map_only(torch.Tensor, self.real, (args, kwargs))
+        given, keywords = pytree.tree_map_only(torch.Tensor, real, (args, kwargs))
         out = func(*given, **keywords)
+        written = {id(reals[id(t)]): t for t in targets}
+        for made, target in [(reals[id(t)], t) for t in targets]:
+            self.__torch_dispatch__(torch.ops.aten.copy_.default, (), (target, self.literal(made, site)))
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            return self.literal(tensor, site_of())
+            return tensor if odd(tensor) else written.get(id(tensor)) or self.literal(tensor, site)
 
         return pytree.tree_map_only(torch.Tensor, keep, out)
 
@@ -199,7 +232,8 @@ class Recording(TorchDispatchMode):
             law = None
             if len(targets) == 1:
                 law = made_by(event.func, name, dict(values), target, event.index)
-                if law is not None and not whole and not (before.law and before.law.geometry == geometry):
+                same = before.law is not None and before.law.geometry == geometry and before.law.dtype == target.dtype
+                if law is not None and not whole and not same:
                     law = overlaid(before.law, law, target)
             after.law = law
             after.before = None if whole else before
@@ -216,14 +250,17 @@ class Recording(TorchDispatchMode):
                 continue
             storage = leaf.untyped_storage()
             cell = Cell(event, storage.nbytes())
-            if name in EMPTY:
-                cell.law, cell.written = Law(None, Geometry.of(leaf)), False
+            if not leaf.numel():
+                cell.law = Law(torch.zeros((1,) * leaf.dim(), dtype=leaf.dtype), Geometry.of(leaf), leaf.dtype)
+            elif name in EMPTY:
+                cell.law, cell.written = Law(None, Geometry.of(leaf), leaf.dtype), False
             elif name == "lift_fresh":
                 real = values["self"]
-                cell.law = Law(real.reshape((1,) * real.dim()), Geometry.of(leaf)) if real.numel() == 1 else None
+                one = real.reshape((1,) * real.dim()) if real.numel() == 1 else None
+                cell.law = Law(one, Geometry.of(leaf), leaf.dtype) if one is not None else None
             elif place == 0:
                 cell.law = made_by(event.func, name, dict(values), leaf, event.index)
-            event.outs.append((place, cell, Geometry.of(leaf)))
+            event.outs.append((place, cell, Geometry.of(leaf), leaf.dtype))
             self.put(leaf, cell)
             if device not in ("cpu", "meta"):
                 self.devices[storage._cdata] = device
@@ -237,13 +274,13 @@ class Recording(TorchDispatchMode):
         """The device a tensor would be on."""
         return self.devices.get(tensor.untyped_storage()._cdata, "cpu") if tensor.is_meta else str(tensor.device)
 
-    def real(self, tensor: torch.Tensor) -> torch.Tensor:
+    def real(self, tensor: torch.Tensor, what: str = "reads") -> torch.Tensor:
         """A tensor's values, worked out.
 
         Raises:
             CaptureError: They are drawn at random, so nobody knows them yet.
         """
-        cell = self.cell_of(tensor)
+        cell = None if odd(tensor) else self.cell_of(tensor)
         if cell is None:
             if tensor.is_meta:
                 raise CaptureError(
@@ -251,7 +288,13 @@ class Recording(TorchDispatchMode):
                     remedy="Make it inside deferred().",
                 )
             return tensor
-        return work_out(Ref(cell, Geometry.of(tensor), tensor.dtype), site_of())
+        return work_out(Ref(cell, Geometry.of(tensor), tensor.dtype), site_of(), what)
+
+    def drawn_by(self, tensor: torch.Tensor) -> str:
+        """The last of the operations that drew a tensor's values; empty where none did."""
+        cell = self.cell_of(tensor)
+        drawn = [e.name for e in events_of(cell) if e.random] if cell else []
+        return cell.event.name if drawn and cell.event.name == "orthogonal_" else "".join(drawn[-1:])
 
     def real_or_same(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor to compute with: itself where it is real."""
@@ -273,7 +316,7 @@ class Recording(TorchDispatchMode):
         after = Cell(event, before.nbytes)
         whole = geometry.fills(before.nbytes, tensor.element_size())
         if whole and start is not None:
-            after.law = Law(start, geometry, (event.index,) if event.random else ())
+            after.law = Law(start, geometry, tensor.dtype, (event.index,) if event.random else ())
         after.before = None if whole else before
         after.over = before.event.site if whole and before.written else before.over
         after.written = True if whole else None
@@ -288,74 +331,6 @@ def _written(before: Cell, law: Law | None) -> bool | None:
     if before.written:
         return True
     return None if law is None else law.start is not None or law.initializer() is not None
-
-
-INSIDE = (
-    "/torch/nn/init.py",
-    "torch.nn.init",
-    "/torch/_",
-    "/torch/utils/",
-    "/torch/overrides.py",
-    "/torch/functional.py",
-    "/seedbed/frameworks/",
-)
-
-
-def site_of() -> Site:
-    """Where in the user's code, or in a layer's, this is asked for."""
-    frame, first = sys._getframe(2), None
-    while frame is not None:
-        code = frame.f_code
-        file = code.co_filename
-        if not any(part in file for part in INSIDE):
-            if first is None:
-                first = Site(code.co_name, file, frame.f_lineno)
-            method = code.co_argcount > 0 and not file.endswith("/torch/nn/modules/module.py")
-            if method and isinstance(owner := frame.f_locals.get(code.co_varnames[0]), nn.Module):
-                return Site(f"{type(owner).__name__}.{code.co_name}", file, frame.f_lineno)
-        frame = frame.f_back  # type: ignore[assignment]
-    return first or Site("?", "?", 0)
-
-
-class Looking(TorchFunctionMode):
-    """Answers code that looks at a tensor's device, or reads its values, as if it were there."""
-
-    def __init__(self, recording: Recording) -> None:
-        super().__init__()
-        self.recording = recording
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        answer = ANSWERS.get(func)
-        if answer is not None and type(args[0]) is not nn.UninitializedParameter and self.recording.cell_of(args[0]):
-            with _disable_current_modes():
-                return answer(self.recording, args[0], *args[1:], **kwargs)
-        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type not in ("cpu", "meta"):
-            asked, kwargs = str(torch.device(kwargs["device"])), {**kwargs, "device": META}
-            return self._placed(func(*args, **kwargs), asked)
-        if func in MOVES and len(args) > 1 and isinstance(args[1], (str, torch.device, int)):
-            asked = str(torch.device(args[1]))
-            return self._placed(func(args[0], META, *args[2:], **kwargs), asked)
-        if func is torch.Tensor.cuda:
-            return self._placed(torch.Tensor.to(args[0], META, copy=True), f"cuda:{args[1] if len(args) > 1 else 0}")
-        return func(*args, **kwargs)
-
-    def _placed(self, out: Any, device: str) -> Any:
-        if isinstance(out, torch.Tensor) and device not in ("cpu", "meta"):
-            self.recording.devices[out.untyped_storage()._cdata] = device
-        return out
-
-
-MOVES = {torch.Tensor.to}
-ANSWERS = {
-    torch.Tensor.device.__get__: lambda r, t: torch.device(r.device_of(t)),  # type: ignore[attr-defined]
-    torch.Tensor.is_meta.__get__: lambda *_: False,  # type: ignore[attr-defined]
-    torch.Tensor.is_cpu.__get__: lambda r, t: r.device_of(t) == "cpu",  # type: ignore[attr-defined]
-    torch.Tensor.is_cuda.__get__: lambda r, t: r.device_of(t).startswith("cuda"),  # type: ignore[attr-defined]
-    torch.Tensor.tolist: lambda r, t: r.real(t).tolist(),
-    torch.Tensor.numpy: lambda r, t, **_: r.real(t).detach().numpy(),
-    torch.Tensor.__array__: lambda r, t, *a: r.real(t).detach().__array__(*a),
-}
 
 
 def active() -> Recording | None:
@@ -384,6 +359,7 @@ def deferred() -> Iterator[None]:
             hooks.register_module_module_registration_hook,
         ):
             stack.callback(register(seen).remove)
+        stack.callback(forget)
         stack.enter_context(diverted.diverting(active))
         stack.callback(setattr, _local, "recording", None)
         _local.recording = recording

@@ -16,11 +16,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from seedbed.fill import Draw
 from seedbed.initializers import Dirac, Identity, Initializer, Orthogonal, Sparse, TruncatedNormal
 
 NAMES = ("trunc_normal_", "orthogonal_", "sparse_", "eye_", "dirac_")
+ASKS = "_is_orthogonal"
+"""What the orthogonal parametrization asks of a matrix; of one that is drawn, the draw tells."""
 _lock = threading.Lock()
 _open = 0
 _originals: dict[str, types.FunctionType] = {}
@@ -66,6 +69,8 @@ def carry_out(name: str, a: Mapping[str, Any], tensor: torch.Tensor, draw: Draw)
 def call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What the replaced functions do."""
     original, recording = _originals[name], _active()
+    if name == ASKS and recording and (answer := recording.drawn_by(args[0])):
+        return answer == "orthogonal_"
     if recording:
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
@@ -74,6 +79,11 @@ def call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if recording.divert(name, tensor, arguments):
             return tensor
     return original(*args, **kwargs)
+
+
+def _functions() -> list[tuple[str, types.FunctionType]]:
+    asks = getattr(parametrizations, ASKS, None)
+    return [(name, getattr(nn.init, name)) for name in NAMES] + ([(ASKS, asks)] if asks else [])
 
 
 def _stand_in(name: str) -> types.CodeType:
@@ -91,8 +101,7 @@ def diverting(active: Callable[[], Any]) -> Iterator[None]:
     with _lock:
         _active = active
         if _open == 0:
-            for name in NAMES:
-                function = getattr(nn.init, name)
+            for name, function in _functions():
                 kept = types.FunctionType(
                     function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
                 )
@@ -106,5 +115,5 @@ def diverting(active: Callable[[], Any]) -> Iterator[None]:
         with _lock:
             _open -= 1
             if _open == 0:
-                for name in NAMES:
-                    getattr(nn.init, name).__code__ = _originals[name].__code__
+                for name, function in _functions():
+                    function.__code__ = _originals[name].__code__

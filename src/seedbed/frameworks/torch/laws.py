@@ -55,15 +55,16 @@ class Law:
     """How the elements of a tensor are distributed.
 
     Attributes:
-        start: The initializer; of a constant, a tensor of one element that holds it.
+        start: The initializer; of a constant, a tensor of one element that holds it; None for memory nobody wrote.
         geometry: The tensor's.
+        dtype: The tensor's.
         token: The draw it comes from; empty for a constant.
         boxes: What parts of it were written later.
-        covered: Whether `start` fills all outside the boxes; False for memory nobody wrote.
     """
 
     start: Initializer | Erfinv | torch.Tensor | None
     geometry: Geometry
+    dtype: torch.dtype
     token: Token = ()
     boxes: tuple[tuple[Box, Law], ...] = ()
 
@@ -127,11 +128,11 @@ def _covers(boxes: list[Box], size: tuple[int, ...]) -> bool:
 def seen_through(ref: Ref) -> Law | None:
     """The law of the elements that a tensor takes from its storage."""
     law = ref.cell.law
-    if law is None or law.geometry == ref.geometry:
-        return law
+    if law is None or law.dtype != ref.dtype or law.geometry == ref.geometry:
+        return law if law is not None and law.dtype == ref.dtype else None
     if law.constant is not None:
         one = law.constant.reshape((1,) * len(ref.geometry.size))
-        return Law(one, ref.geometry) if one.dtype == ref.dtype else None
+        return Law(one, ref.geometry, ref.dtype)
     elementwise = isinstance(law.start, (Normal, Uniform, TruncatedNormal, Erfinv)) and not law.boxes
     if not elementwise or 0 in ref.geometry.stride or ref.geometry.offset < law.geometry.offset:
         return None
@@ -144,10 +145,10 @@ def made_by(func: Any, name: str, values: dict[str, Any], out: torch.Tensor, ind
 
     def filled(value: Any) -> Law | None:
         if isinstance(value, (bool, int, float)):
-            return Law(torch.full((1,) * out.dim(), value, dtype=out.dtype), geometry)
+            return Law(torch.full((1,) * out.dim(), value, dtype=out.dtype), geometry, out.dtype)
         law = seen_through(value) if type(value) is Ref else None
         one = law.constant if law else None
-        return None if one is None else Law(one.reshape((1,) * out.dim()).to(out.dtype), geometry)
+        return None if one is None else Law(one.reshape((1,) * out.dim()).to(out.dtype), geometry, out.dtype)
 
     if name in FULL:
         return filled(FULL[name])
@@ -157,19 +158,19 @@ def made_by(func: Any, name: str, values: dict[str, Any], out: torch.Tensor, ind
     if name in ("normal_", "randn", "randn_like", "normal") and floating:
         mean, std = values.get("mean", 0.0), values.get("std", 1.0)
         if isinstance(mean, (int, float)) and isinstance(std, (int, float)):
-            return _drawn(Normal, geometry, (index,), mean=float(mean), std=float(std))
+            return _drawn(Normal, out, (index,), mean=float(mean), std=float(std))
     if name in ("uniform_", "rand", "rand_like") and floating:
         low, high = values.get("from", 0.0), values.get("to", 1.0)
-        return filled(low) if low == high else _drawn(Uniform, geometry, (index,), low=float(low), high=float(high))
+        return filled(low) if low == high else _drawn(Uniform, out, (index,), low=float(low), high=float(high))
     bare = name.rstrip("_") if name not in COPIES else name
     if bare in POINTWISE:
         return _pointwise(func, bare, values, out)
     return None
 
 
-def _drawn(cls: type[Initializer], geometry: Geometry, token: Token, **arguments: float) -> Law | None:
+def _drawn(cls: type[Initializer], out: torch.Tensor, token: Token, **arguments: float) -> Law | None:
     try:
-        return Law(cls(**arguments), geometry, token)
+        return Law(cls(**arguments), Geometry.of(out), out.dtype, token)
     except InitializerError:
         return None
 
@@ -191,19 +192,21 @@ def _pointwise(func: Any, name: str, values: dict[str, Any], out: torch.Tensor) 
         if name in COPIES:
             (law,) = found.values()
             assert law.constant is not None
-            return Law(law.constant.reshape((1,) * out.dim()).to(out.dtype), geometry)
+            return Law(law.constant.reshape((1,) * out.dim()).to(out.dtype), geometry, out.dtype)
         given = {k: found[k].constant.clone() if k in found else v for k, v in values.items()}  # type: ignore[union-attr]
         one = func(**given)
-        return Law(one, geometry) if one.numel() == 1 else None
+        return Law(one, geometry, one.dtype) if one.numel() == 1 and one.dtype == out.dtype else None
     drawn = [law for law in found.values() if law.constant is None]
     if len(drawn) > 1 or drawn[0].geometry.size != geometry.size or not out.dtype.is_floating_point:
         return None
     (law,) = drawn
+    if law.dtype != out.dtype and law.dtype not in (torch.float32, torch.float64):
+        return None  # rounded twice
     numbers = {k: float(f.constant) for k, f in found.items() if f.constant is not None}
     if law.boxes:
-        return replace(law, geometry=geometry) if name in COPIES and law.geometry == geometry else None
+        return replace(law, geometry=geometry, dtype=out.dtype) if name in COPIES and law.geometry == geometry else None
     start = law.start if name in COPIES else _moved(name, law, {**values, **numbers}, found)
-    return None if start is None else replace(law, start=start, geometry=geometry)
+    return None if start is None else replace(law, start=start, geometry=geometry, dtype=out.dtype)
 
 
 def _moved(name: str, law: Law, values: dict[str, Any], found: dict[str, Law]) -> Initializer | Erfinv | None:
@@ -260,7 +263,7 @@ def _cut(start: Any, low: Any, high: Any) -> Initializer | Erfinv | None:
 
 def overlaid(before: Law | None, part: Law | None, view: torch.Tensor) -> Law | None:
     """The law of a tensor, a part of which was written."""
-    if before is None or part is None or isinstance(part.start, Erfinv):
+    if before is None or part is None or before.dtype != part.dtype or isinstance(part.start, Erfinv):
         return None
     whole = _Whole(before.geometry)
     box = box_of(view, whole)  # type: ignore[arg-type]

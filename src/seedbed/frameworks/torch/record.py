@@ -7,10 +7,12 @@ cells it read. What is overwritten is referred to by nothing, and gone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import sys
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
@@ -26,6 +28,33 @@ class Site(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.who} ({self.file.replace(chr(92), '/').rpartition('/')[2]}:{self.line})"
+
+
+INSIDE = (
+    "/torch/nn/init.py",
+    "torch.nn.init",
+    "/torch/_",
+    "/torch/utils/",
+    "/torch/overrides.py",
+    "/torch/functional.py",
+    "/seedbed/frameworks/",
+)
+
+
+def site_of() -> Site:
+    """Where in the user's code, or in a layer's, this is asked for."""
+    frame, first = sys._getframe(2), None
+    while frame is not None:
+        code = frame.f_code
+        file = code.co_filename
+        if not any(part in file for part in INSIDE):
+            if first is None:
+                first = Site(code.co_name, file, frame.f_lineno)
+            method = code.co_argcount > 0 and not file.endswith("/torch/nn/modules/module.py")
+            if method and isinstance(owner := frame.f_locals.get(code.co_varnames[0]), nn.Module):
+                return Site(f"{type(owner).__name__}.{code.co_name}", file, frame.f_lineno)
+        frame = frame.f_back  # type: ignore[assignment]
+    return first or Site("?", "?", 0)
 
 
 class Geometry(NamedTuple):
@@ -96,18 +125,20 @@ class Event:
         args: Its arguments; tensors are `Ref`s, or real tensors.
         site: Where it was asked for.
         random: Whether it draws.
+        default: The default dtype at the time.
         outs: For each tensor it returned that is new: its place among the leaves of what was returned,
-            its cell, and its geometry.
+            its cell, its geometry and its dtype.
         writes: The cells it wrote into, each with what it left there.
     """
 
-    __slots__ = ("args", "func", "index", "kwargs", "outs", "random", "site", "writes")
+    __slots__ = ("args", "default", "func", "index", "kwargs", "outs", "random", "site", "writes")
     counter = itertools.count()
 
     def __init__(self, func: Any, args: Any, kwargs: Any, site: Site, *, random: bool) -> None:
         self.index = next(Event.counter)
         self.func, self.args, self.kwargs, self.site, self.random = func, args, kwargs, site, random
-        self.outs: list[tuple[int, Cell, Geometry]] = []
+        self.default = torch.get_default_dtype()
+        self.outs: list[tuple[int, Cell, Geometry, torch.dtype]] = []
         self.writes: list[tuple[Cell, Cell]] = []
 
     @property
@@ -142,12 +173,14 @@ class Record(NamedTuple):
         return self
 
 
-def events_of(cell: Cell) -> list[Event]:
-    """All that made a cell what it is, in order."""
+def events_of(cell: Cell, known: Container[int] = ()) -> list[Event]:
+    """All that made a cell what it is, in order; of the cells whose ids are `known`, nothing."""
     seen: dict[int, Event] = {}
     todo = [cell]
     while todo:
         here = todo.pop()
+        if id(here) in known:
+            continue
         event = here.event
         if event.index in seen:
             continue

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
 from seedbed.errors import CaptureError
 from seedbed.fill import Draw
@@ -19,11 +23,13 @@ from seedbed.region import Region
 DrawFor = Callable[[Event, tuple[int, ...]], Draw]
 """Gives the numbers of one drawing operation, for a shape."""
 
+_one_at_a_time = threading.RLock()
+"""The default dtype is one for all threads."""
 UNSEEN = {"empty", "empty_like", "new_empty", "empty_strided", "copy_", "_to_copy", "clone", "lift_fresh", "detach"}
 """Operators that a description leaves out."""
 
 
-def work_out(ref: Ref, site: Site) -> torch.Tensor:
+def work_out(ref: Ref, site: Site, what: str = "reads") -> torch.Tensor:
     """The values of a tensor that nothing random went into.
 
     Raises:
@@ -32,7 +38,7 @@ def work_out(ref: Ref, site: Site) -> torch.Tensor:
     drawn = next((e for e in events_of(ref.cell) if e.random), None)
     if drawn is not None:
         raise CaptureError(
-            f"{site}: reads values that are drawn at random, and nothing is drawn before the start.",
+            f"{site}: {what} values that are drawn at random, and nothing is drawn before the start.",
             facts=[f"drawn  {drawn.name} at {drawn.site}"],
             remedy="Build this model without deferred(), or keep what depends on these values out of its constructor.",
         )
@@ -44,18 +50,40 @@ def _contents(cell: Cell) -> torch.UntypedStorage:
     return carry_out(cell, None)
 
 
+def forget() -> None:
+    """Let go of what was worked out."""
+    _contents.cache_clear()
+
+
 def tensor_on(storage: torch.UntypedStorage, geometry: Geometry, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of some of a storage's elements."""
     return torch.empty(0, dtype=dtype).set_(storage, geometry.offset, geometry.size, geometry.stride)  # type: ignore[call-overload,no-any-return]
 
 
-def carry_out(cell: Cell, draw_for: DrawFor | None) -> torch.UntypedStorage:
-    """All operations that a cell is made by, on real memory."""
-    storages: dict[int, torch.UntypedStorage] = {}
-    with torch.no_grad():
-        for event in events_of(cell):
-            _carry_out(event, storages, draw_for)
+def carry_out(
+    cell: Cell, draw_for: DrawFor | None, known: Mapping[int, torch.UntypedStorage] | None = None
+) -> torch.UntypedStorage:
+    """All operations that a cell is made by, on real memory; `known` holds, by id, what other cells are."""
+    storages = dict(known or {})
+    with torch.no_grad(), _one_at_a_time, _disable_current_modes():
+        for event in events_of(cell, known or ()):
+            with _default_dtype(event.default):
+                _carry_out(event, storages, draw_for)
     return storages[id(cell)]
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What an operator is told by nothing else."""
+    before = torch.get_default_dtype()
+    if before == dtype:
+        yield
+        return
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _carry_out(event: Event, storages: dict[int, torch.UntypedStorage], draw_for: DrawFor | None) -> None:
@@ -81,10 +109,8 @@ def _carry_out(event: Event, storages: dict[int, torch.UntypedStorage], draw_for
     else:
         out = event.func(*args, **kwargs)
     leaves = pytree.tree_leaves(out)
-    for place, cell, geometry in event.outs:
-        storages[id(cell)] = _laid(
-            leaves[place], geometry, cell.nbytes, poison=event.name in UNSEEN and "empty" in event.name
-        )
+    for place, cell, geometry, dtype in event.outs:
+        storages[id(cell)] = _laid(leaves[place].to(dtype), geometry, cell.nbytes, poison="empty" in event.name)
     for before, after in event.writes:
         storages[id(after)] = bound[id(before)]
 
@@ -109,21 +135,31 @@ def _draw(event: Event, args: Any, kwargs: Any, draw_for: DrawFor) -> Any:
     schema = event.func._schema.arguments
     given = {a.name: a.default_value for a in schema if a.has_default_value()}
     given |= dict(zip((a.name for a in schema), args, strict=False)) | kwargs
-    name = event.name
-    into = given.get("self") if name.endswith("_") else None
-    if into is not None:
-        shape, dtype = tuple(into.shape), into.dtype
+    into = given.get("self") if event.name.endswith("_") else given.get("out")
+    shape = tuple(into.shape) if into is not None else event.outs[0][2].size
+    dtype = into.dtype if into is not None else event.outs[0][3]
+    if dtype.is_complex:
+        made = _complex(event.name.rstrip("_"), given, draw_for(event, (*shape, 2)))
     else:
-        (_, _, geometry), *_ = event.outs
-        shape = geometry.size
-        like = given.get("self", given.get("mean"))
-        default = (
-            torch.get_default_dtype() if "rand" not in name[4:] and name not in ("randint", "randperm") else torch.int64
-        )
-        dtype = given.get("dtype") or (like.dtype if isinstance(like, torch.Tensor) else default)
-    values = _values(event, name.rstrip("_"), given, draw_for(event, shape))
-    made = torch.as_tensor(values)
-    return into.copy_(made) if into is not None else made.to(dtype)
+        if event.func is torch.ops.aten.random_.default:
+            given["to"] = _most(dtype) + 1
+        made = torch.as_tensor(_values(event, event.name.rstrip("_"), given, draw_for(event, shape)))
+    return into.copy_(made) if into is not None else made
+
+
+def _most(dtype: torch.dtype) -> int:
+    """The largest number that `random_` draws."""
+    if dtype.is_floating_point:
+        return 2 ** (1 - round(math.log2(torch.finfo(dtype).eps)))
+    return 1 if dtype == torch.bool else torch.iinfo(dtype).max
+
+
+def _complex(name: str, given: dict[str, Any], draw: Draw) -> torch.Tensor:
+    """A complex draw: the variance of a normal one is shared by its halves."""
+    if name in ("rand", "rand_like"):
+        return torch.view_as_complex(torch.from_numpy(draw.uniform()))
+    z = torch.view_as_complex(torch.from_numpy(draw.normal() / np.float32(math.sqrt(2))))
+    return z * given.get("std", 1.0) + given.get("mean", 0.0)
 
 
 def _values(event: Event, name: str, given: dict[str, Any], draw: Draw) -> Any:
@@ -136,21 +172,25 @@ def _values(event: Event, name: str, given: dict[str, Any], draw: Draw) -> Any:
         plain = isinstance(mean, (int, float)) and isinstance(std, (int, float))
         return z * np.float32(std) if plain and mean == 0 else (z.astype(np.float64) * std + mean).astype(np.float32)
     if name in ("uniform", "rand", "rand_like"):
-        low, high = given.get("from", 0.0), given.get("to", 1.0)
-        return draw.uniform(low, high)
-    if name == "bernoulli":
-        chance = given.get("p")
-        return draw.uniform().astype(np.float64) < number(given.get("self") if chance is None else chance, 0.5)
-    if name == "exponential":
-        return -np.log1p(-draw.uniform().astype(np.float64)) / given["lambd"]
-    if name == "log_normal":
-        return np.exp(draw.normal().astype(np.float64) * given["std"] + given["mean"])
+        return draw.uniform(given.get("from", 0.0), given.get("to", 1.0))
+    if name == "randperm":
+        return np.argsort(draw.bits(), kind="stable")
     if name in ("randint", "randint_like", "random"):
         low, high = given.get("low", given.get("from", 0)) or 0, given.get("high", given.get("to"))
         if high is not None and 0 < high - low <= 2**32:
             return low + ((draw.bits().astype(np.uint64) * np.uint64(high - low)) >> np.uint64(32)).astype(np.int64)
-    if name == "randperm":
-        return np.argsort(draw.bits(), kind="stable")
+    if name == "log_normal":
+        return np.exp(draw.normal().astype(np.float64) * given["std"] + given["mean"])
+    if name in ("bernoulli", "exponential", "cauchy", "geometric"):
+        u = draw.uniform().astype(np.float64)
+        if name == "bernoulli":
+            chance = given.get("p")
+            return u < number(given.get("self") if chance is None else chance, 0.5)
+        if name == "exponential":
+            return -np.log1p(-u) / given["lambd"]
+        if name == "cauchy":
+            return given["median"] + given["sigma"] * np.tan(math.pi * (u - 0.5))
+        return np.maximum(1, np.ceil(np.log1p(-u) / math.log1p(-given["p"])))
     raise CaptureError(
         f"{event.site}: {event.name} draws in a way that seedbed's numbers do not have.",
         remedy="Give what it starts a rule of its own:\n    seedbed.initialize(model, recipe={'...': ...})",
