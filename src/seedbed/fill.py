@@ -221,13 +221,20 @@ class Draw:
         self.shape, self.region = region.shape, region
         self._key, self._whole, self._draw = key, shape, number
 
-    def made(self, start: Initializer) -> NDArray[np.float32]:
-        """Values of an initializer, as of a parameter of this shape with a key of its own."""
-        words = threefry.threefry4x32(self._key, (0, 0, np.array([self._draw], np.uint32), 1))  # no value's words
-        a, b, c, d = (int(w[0]) for w in words)
-        out = np.empty(self.shape, np.float32)
-        _fill(start, ParamSpec(path="part", shape=self._whole), (a, b, c, d), self.region, out)
+    def filled(self, start: Initializer, dtype: str) -> Array:
+        """What an initializer makes of a parameter that has this key and a shape."""
+        out = np.empty(self.shape, storage_dtype(dtype))
+        if out.size:
+            _fill(start, ParamSpec(path="part", shape=self._whole, dtype=dtype), self._key, self.region, out)
         return out
+
+    def made(self, start: Initializer) -> NDArray[np.float32]:
+        """Values of an initializer; of draws after the first, as of a parameter with a key of its own."""
+        if self._draw:
+            words = threefry.threefry4x32(self._key, (0, 0, np.array([self._draw], np.uint32), 1))  # no value's words
+            a, b, c, d = (int(w[0]) for w in words)
+            return Draw((a, b, c, d), self._whole, self.region).made(start)
+        return self.filled(start, "float32")
 
     def bits(self) -> threefry.Words:
         """Uniform 32-bit words; every call is independent of the ones before."""

@@ -88,7 +88,15 @@ def _geqrf(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(a), a.new_empty((*a.shape[:-2], min(a.shape[-2:])))
 
 
-SHAPES = {torch.ops.aten.geqrf.default: _geqrf}
+def _unknown(*_: Any, **__: Any) -> Any:
+    raise NotImplementedError
+
+
+SHAPES = {
+    torch.ops.aten.geqrf.default: _geqrf,
+    torch.ops.aten.quantize_per_tensor.default: _unknown,
+    torch.ops.aten.quantize_per_channel.default: _unknown,
+}
 """What the meta device should know of operators, and does not."""
 
 

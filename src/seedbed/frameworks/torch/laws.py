@@ -6,7 +6,9 @@ where no law follows, the operations themselves are the record.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,12 +119,15 @@ def constant_of(one: torch.Tensor) -> Initializer | None:
 def _covers(boxes: list[Box], size: tuple[int, ...]) -> bool:
     """Whether boxes that do not meet are the whole."""
     volume = sum(math.prod(b - a for a, b in box) for box in boxes)
-    apart = all(
+    return volume == math.prod(size) and _apart(boxes)
+
+
+def _apart(boxes: Sequence[Sequence[tuple[int, int]]]) -> bool:
+    return all(
         any(p[1] <= q[0] or q[1] <= p[0] for p, q in zip(one, two, strict=True))
         for n, one in enumerate(boxes)
         for two in boxes[:n]
     )
-    return apart and volume == math.prod(size)
 
 
 def seen_through(ref: Ref) -> Law | None:
@@ -259,6 +264,28 @@ def _cut(start: Any, low: Any, high: Any) -> Initializer | Erfinv | None:
         if (low is None or low <= start.mean - reach) and (high is None or high >= start.mean + reach):
             return start
     return None
+
+
+def disjoint(parts: list[Geometry]) -> bool:
+    """Whether no two parts of one tensor share an element, as far as can be told."""
+    spans = sorted((p.offset, p.offset + 1 + sum((n - 1) * t for n, t in zip(p.size, p.stride, strict=True))) for p in parts)
+    if all(a[1] <= b[0] for a, b in itertools.pairwise(spans)):
+        return True
+    if len({p.stride for p in parts}) > 1 or 0 in parts[0].stride:
+        return False
+    stride = parts[0].stride
+    boxes = []
+    for part in parts:
+        offset, box = part.offset, []
+        for axis in sorted(range(len(stride)), key=lambda n: -stride[n]):
+            first, offset = divmod(offset, stride[axis])
+            box.append((first, first + part.size[axis]))
+        boxes.append(box)
+    ordered = sorted(stride, reverse=True)
+    inside = all(
+        side[1] * t <= above for box in boxes for side, t, above in zip(box[1:], ordered[1:], ordered, strict=False)
+    )
+    return inside and _apart(boxes)
 
 
 def overlaid(before: Law | None, part: Law | None, view: torch.Tensor) -> Law | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,16 +18,28 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.fill import storage_dtype
-from seedbed.frameworks.torch.laws import Law, Token, seen_through
+from seedbed.frameworks.torch.laws import Law, Token, disjoint, seen_through
+from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.record import Event, Geometry, Record, Ref, events_of
 from seedbed.frameworks.torch.replay import carry_out, described, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
-from seedbed.initializers import Initializer, Recorded
+from seedbed.initializers import Initializer, Keep, Recorded
 
 if TYPE_CHECKING:
     from seedbed.frameworks.torch.capture import Recording
 
 NOTE = "_seedbed_note"
+PLAIN = {*vars(nn.Module()), NOTE}
+Draws = Callable[[str, int, "tuple[int, ...]"], Any]
+"""Gives the numbers of one draw: of a path, its number, and a shape."""
+
+
+class Filled(NamedTuple):
+    """A tensor that is all of its memory, with the initializer that fills it and the path of its numbers."""
+
+    record: Record
+    stream: str
+    start: Initializer
 
 
 class Origin(NamedTuple):
@@ -38,6 +51,7 @@ class Origin(NamedTuple):
         start: The initializer; None where nothing was written.
         owners: For each drawing operation of a program, the path that owns it and the number of the draw.
         record: What was recorded.
+        known: Of the cells that a program reads, by id, those that are filled by an initializer.
     """
 
     path: str
@@ -45,6 +59,7 @@ class Origin(NamedTuple):
     start: Initializer | None
     owners: Mapping[int, tuple[str, int]]
     record: Record
+    known: Mapping[int, Filled] = MappingProxyType({})
 
     def __deepcopy__(self, memo: Any) -> Origin:
         return self
@@ -57,12 +72,12 @@ class Note:
     Attributes:
         prefix: The layer's path in the model that was built.
         origins: By the names of its parameters and buffers.
-        loose: Tensors it holds that are neither, by attribute.
+        loose: Of the tensors in its other attributes, in the order in which `tensors_in` finds them.
     """
 
     prefix: str = ""
     origins: dict[str, Origin] = field(default_factory=dict)
-    loose: dict[str, Record] = field(default_factory=dict)
+    loose: dict[str, tuple[Origin | None, ...]] = field(default_factory=dict)
 
     def __reduce__(self) -> Any:
         return Note, ()  # a file holds values, not how they came to be
@@ -82,106 +97,223 @@ def note(recording: Recording) -> None:
     children = {id(c) for m in modules.values() for c in m.children()}
     for module in modules.values():
         module.__dict__.setdefault(NOTE, Note())
-    for module in modules.values():
-        mine = module.__dict__[NOTE]
-        own = {id(t) for t in (*module._parameters.values(), *module._buffers.values())}
-        loose = {
-            k: _record(recording, v)
-            for k, v in vars(module).items()
-            if isinstance(v, torch.Tensor) and id(v) not in own and recording.cell_of(v)
-        }
-        mine.loose = {k: r for k, r in loose.items() if r is not None}
     for root in [m for i, m in modules.items() if i not in children]:
-        _settle(recording, root)
+        Settling(recording, root).settle()
 
 
-def _record(recording: Recording, tensor: torch.Tensor) -> Record | None:
-    cell = None if is_lazy(tensor) else recording.cell_of(tensor)
-    return cell and Record(cell, Geometry.of(tensor), tensor.dtype, recording.device_of(tensor))
+def tensors_in(module: nn.Module, attribute: str) -> list[torch.Tensor]:
+    """The tensors that an attribute of a layer leads to: itself, in lists and tables, in layers inside those."""
+    found, seen, todo = [], set(), [vars(module)[attribute]]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            todo += reversed(value)
+        elif isinstance(value, dict):
+            todo += reversed(value.values())
+        elif isinstance(value, nn.Module) and value is not module:
+            todo += [v for k, v in reversed(vars(value).items()) if k != NOTE]
+    return found
 
 
-def _settle(recording: Recording, root: nn.Module) -> None:
-    """Say of each tensor below `root` how it starts, and who owns the draws."""
-    first: dict[int, Origin] = {}
-    owned: dict[Token, tuple[str, int]] = {}
-    places = [(path, m) for path, m in root.named_modules(remove_duplicate=False)]
-    for path, module in reversed(places):  # the first path of a layer is the one that stays
-        if (mine := note_of(module)) is not None:
-            mine.prefix = path
-    for kind in ("_parameters", "_buffers"):
-        for path, module in places:
-            mine = note_of(module)
-            for leaf, tensor in getattr(module, kind).items():
-                if mine is None or tensor is None:
-                    continue
-                record = _record(recording, tensor)
-                if record is None:
-                    continue
-                here = f"{path}.{leaf}" if path else leaf
-                if id(tensor) not in first:
-                    first[id(tensor)] = _origin(here, record, owned)
-                mine.origins[leaf] = first[id(tensor)]
+def loose_attributes(module: nn.Module) -> list[str]:
+    """Attributes that may lead to tensors, and are not the layer's own tables."""
+    return [k for k, v in vars(module).items() if isinstance(v, (torch.Tensor, list, tuple, dict)) and k not in PLAIN]
 
 
-def _origin(path: str, record: Record, owned: dict[Token, tuple[str, int]]) -> Origin:
-    cell = record.cell
-    if cell.written is False:
-        return Origin(path, path, None, {}, record)
-    law = seen_through(Ref(cell, record.geometry, record.dtype))
-    start = law.initializer() if law is not None else None
-    if law is not None and start is not None:
-        stream = _stream(path, law, owned)
-        if stream:
-            return Origin(path, stream, start, {}, record)
-    if law is not None and law.start is None:  # every write is known, and they do not cover it
-        return Origin(path, path, None, {}, record)
-    owners = {}
-    count = sum(owner == path for owner, _ in owned.values())
-    for event in events_of(cell):
-        if event.random:
-            if (event.index,) not in owned:
-                owned[(event.index,)] = (path, count)
-                count += 1
-            owners[event.index] = owned[(event.index,)]
-    return Origin(path, path, Recorded(text=described(cell), digest=_digest(record)), owners, record)
+class Settling:
+    """Says of each tensor of one model how it starts, and who owns the draws.
+
+    Tensors whose law is known own their draws first; programs then start from them.
+    """
+
+    def __init__(self, recording: Recording, root: nn.Module) -> None:
+        self.recording = recording
+        self.places = [(path, m) for path, m in root.named_modules(remove_duplicate=False) if note_of(m) is not None]
+        self.records: dict[int, tuple[str, Record]] = {}
+        self.first: dict[int, Origin] = {}
+        self.owned: dict[Token, tuple[str, int]] = {}
+        self.filled: dict[int, Filled] = {}
+
+    def settle(self) -> None:
+        """Write the notes of all layers."""
+        own = list(self._own())
+        loose = list(self._loose())
+        for path, module in reversed(self.places):  # the first path of a layer is the one that stays
+            module.__dict__[NOTE].prefix = path
+        for path, tensor in [*((p, t) for _, _, p, t in own), *((p, t) for *_, named in loose for p, t in named)]:
+            record = self._record(tensor)
+            if record is not None and id(tensor) not in self.records:
+                self.records[id(tensor)] = path, record
+        apart = set(_apart([r for _, r in self.records.values()]))
+        laws = {i: law for i, (_, r) in self.records.items() if (law := _law(r)) is not None}
+        for i, law in laws.items():
+            if all(len(t) == 1 or t in apart for t in law.tokens):
+                self._by_law(i, law)
+        for i, (path, record) in self.records.items():
+            if i not in self.first:
+                self.first[i] = self._by_program(path, record)
+        for module, leaf, _, tensor in own:
+            if id(tensor) in self.first:
+                module.__dict__[NOTE].origins[leaf] = self.first[id(tensor)]
+        for module, attribute, named in loose:
+            module.__dict__[NOTE].loose[attribute] = tuple(self.first.get(id(t)) for _, t in named)
+
+    def _own(self) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
+        for kind in ("_parameters", "_buffers"):
+            for path, module in self.places:
+                for leaf, tensor in getattr(module, kind).items():
+                    if tensor is not None:
+                        yield module, leaf, f"{path}.{leaf}" if path else leaf, tensor
+
+    def _loose(self) -> Iterator[tuple[nn.Module, str, list[tuple[str, torch.Tensor]]]]:
+        for path, module in self.places:
+            for attribute in loose_attributes(module):
+                tensors = tensors_in(module, attribute)
+                whole = f"{path}.{attribute}" if path else attribute
+                if tensors:
+                    yield module, attribute, [(f"{whole}.{n}" if n else whole, t) for n, t in enumerate(tensors)]
+
+    def _record(self, tensor: torch.Tensor) -> Record | None:
+        if is_lazy(tensor):
+            return None
+        cell = self.recording.cell_of(tensor)
+        if cell is None:  # it has memory of its own already
+            return None if tensor.is_meta else Record(None, Geometry.of(tensor), tensor.dtype, str(tensor.device))
+        return Record(cell, Geometry.of(tensor), tensor.dtype, self.recording.device_of(tensor))
+
+    def _by_law(self, i: int, law: Law) -> None:
+        path, record = self.records[i]
+        start = law.initializer()
+        assert record.cell is not None
+        stream = self._stream(path, law) if start is not None else ""
+        if start is None or not stream:
+            return
+        self.first[i] = Origin(path, stream, start, {}, record)
+        if law.tokens and record.geometry.fills(record.cell.nbytes, record.dtype.itemsize):
+            self.filled[id(record.cell)] = Filled(record, stream, start)
+
+    def _stream(self, path: str, law: Law) -> str:
+        """Whose numbers a law's are; empty where they are not the first draw of one parameter."""
+        theirs = [self.owned[t] for t in law.tokens if t in self.owned]
+        if not theirs:
+            self.owned.update(dict.fromkeys(law.tokens, (path, 0)))
+            return path
+        same = len(theirs) == len(law.tokens) and len(set(theirs)) == 1
+        return theirs[0][0] if same and theirs[0][1] == 0 else ""
+
+    def _by_program(self, path: str, record: Record) -> Origin:
+        cell = record.cell
+        if cell is None:
+            return Origin(path, path, Keep(values=True), {}, record)
+        if cell.written is False:
+            return Origin(path, path, None, {}, record)
+        law = seen_through(Ref(cell, record.geometry, record.dtype))
+        if law is not None and law.start is None and law.initializer() is None and _known(law):
+            return Origin(path, path, None, {}, record)
+        events = events_of(cell, self.filled)
+        known = {i: self.filled[i] for e in events for i in _read(e) if i in self.filled}
+        if id(cell) in self.filled:
+            known[id(cell)] = self.filled[id(cell)]
+        owners = {}
+        count = sum(owner == path for owner, _ in set(self.owned.values()))
+        for event in events:
+            if event.random:
+                if (event.index,) not in self.owned:
+                    self.owned[(event.index,)] = (path, count)
+                    count += 1
+                owners[event.index] = self.owned[(event.index,)]
+        start = Recorded(text=described(cell), digest=_digest(record))
+        return Origin(path, path, start, owners, record, known)
 
 
-def _stream(path: str, law: Law, owned: dict[Token, tuple[str, int]]) -> str:
-    """Whose numbers a law's are; empty where they are not the first draw of one parameter."""
-    theirs = [owned[t] for t in law.tokens if t in owned]
-    if not theirs:
-        owned.update(dict.fromkeys(law.tokens, (path, 0)))
-        return path
-    same = len(theirs) == len(law.tokens) and len(set(theirs)) == 1
-    return theirs[0][0] if same and theirs[0][1] == 0 else ""
+def _read(event: Event) -> Iterator[int]:
+    for ref in event.refs():
+        yield id(ref.cell)
+    for before, _ in event.writes:
+        yield id(before)
+
+
+def _law(record: Record) -> Law | None:
+    return seen_through(Ref(record.cell, record.geometry, record.dtype)) if record.cell is not None else None
+
+
+def _known(law: Law) -> bool:
+    """Whether all that was written to a part is known, so that the rest was not."""
+    return all(part.start is not None for _, part in law.boxes)
+
+
+def _apart(records: list[Record]) -> Iterator[Token]:
+    """Parts of draws that nothing else has a part of: they may have numbers of their own."""
+    taken: dict[int, set[Token]] = {}
+    for record in {(id(r.cell), r.geometry, r.dtype): r for r in records if r.cell is not None}.values():
+        law = _law(record)
+        assert record.cell is not None
+        if law is not None and law.initializer() is not None:
+            tokens = set(law.tokens)
+        else:
+            tokens = {(e.index,) for e in events_of(record.cell) if e.random}
+        for token in tokens:
+            taken.setdefault(token[0], set()).add(token)
+    for tokens in taken.values():
+        parts = [t[1] for t in tokens if len(t) == 2]
+        if len(parts) == len(tokens) and (len(parts) == 1 or disjoint(parts)):
+            yield from tokens
+        elif len(tokens) == 1:
+            yield from tokens
 
 
 def _digest(record: Record) -> str:
     digest = hashlib.blake2b(repr(record.geometry).encode(), digest_size=8)
     for event in events_of(record.cell):
         plainly = [a if isinstance(a, (int, float, str, bool)) else type(a).__name__ for a in event.args]
-        digest.update(f"{event.name} {plainly} {[g for *_, g in event.outs]}".encode())
+        digest.update(f"{event.name} {plainly} {[g for _, _, g, _ in event.outs]}".encode())
     return digest.hexdigest()
 
 
 class Program:
     """Carries out what was recorded of one tensor, for the spine."""
 
-    def __init__(self, origin: Origin, shift: str) -> None:
-        self.origin, self.shift = origin, shift
+    def __init__(self, origin: Origin, renamed: Callable[[str], str]) -> None:
+        self.origin, self.renamed, self.device = origin, renamed, origin.record.device
 
-    def __call__(self, dtype: str, draws: Callable[[str, int, tuple[int, ...]], Any]) -> np.ndarray[Any, Any]:
+    def __call__(self, dtype: str, draws: Draws) -> np.ndarray[Any, Any]:
         """The whole array, in `dtype`; bfloat16 and float8 as their bits."""
-        record = self.origin.record
+        made = self.tensor(draws).to(getattr(torch, dtype)).contiguous()
+        held = str(storage_dtype(dtype))
+        return (made if held == dtype else made.view(getattr(torch, held))).numpy()
+
+    def tensor(self, draws: Draws) -> torch.Tensor:
+        """The whole tensor, laid out as it was recorded."""
+        record, known = self.origin.record, {}
+        if _draws(self.origin):
+            made = torch.empty_strided(record.geometry.size, record.geometry.stride, dtype=record.dtype)
+            return self._filled(made, self.origin.stream, self.origin.start, draws)
+        for i, filled in self.origin.known.items():
+            storage = known[i] = torch.UntypedStorage(filled.record.cell.nbytes)
+            tensor = tensor_on(storage, filled.record.geometry, filled.record.dtype)
+            self._filled(tensor, filled.stream, filled.start, draws)
 
         def draw_for(event: Event, shape: tuple[int, ...]) -> Any:
             stream, number = self.origin.owners[event.index]
-            return draws(self.shift + stream, number, shape)
+            return draws(self.renamed(stream), number, shape)
 
-        storage = carry_out(record.cell, draw_for)
-        made = tensor_on(storage, record.geometry, record.dtype).to(getattr(torch, dtype)).contiguous()
-        held = str(storage_dtype(dtype))
-        return (made if held == dtype else made.view(getattr(torch, held))).numpy()
+        return tensor_on(carry_out(record.cell, draw_for, known), record.geometry, record.dtype)
+
+
+    def _filled(self, tensor: torch.Tensor, stream: str, start: Initializer, draws: Draws) -> torch.Tensor:
+        draw = draws(self.renamed(stream), 0, tuple(tensor.shape))
+        return tensor.copy_(of_numpy(draw.filled(start, plain(tensor.dtype)), tensor.dtype))
+
+
+def of_numpy(values: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
+    """An array as a tensor; bfloat16 and float8 from their bits."""
+    made = torch.from_numpy(values)
+    return made if made.dtype == dtype else made.view(dtype)
 
 
 class Told(NamedTuple):
@@ -198,6 +330,7 @@ def told(model: nn.Module) -> dict[str, Told]:
     found: dict[str, Told] = {}
     mine = note_of(model)
     base = f"{mine.prefix}." if mine is not None and mine.prefix else ""
+    copies: dict[int, tuple[Told, torch.Tensor]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         noted = note_of(module)
         for leaf, origin in noted.origins.items() if noted else ():
@@ -206,30 +339,48 @@ def told(model: nn.Module) -> dict[str, Told]:
             if tensor is None or is_lazy(tensor) or tuple(tensor.shape) != origin.record.geometry.size:
                 continue
             path = f"{prefix}.{leaf}" if prefix else leaf
-            found[path] = _told(origin, path, base)
-    return found
+            here = _told(origin, path, moved(noted.prefix, (base + prefix).rstrip(".")))
+            earlier, same = copies.setdefault(id(origin), (here, tensor))
+            if same is not tensor and here.stream != earlier.stream and _draws(origin):  # copied after it was built
+                here = earlier._replace(copied=earlier.stream)
+            found[path] = here
+    return {path: t._replace(stream=t.stream if t.stream != path else "") for path, t in found.items()}
 
 
-def _told(origin: Origin, path: str, base: str) -> Told:
-    whole = base + path
-    inside = whole == origin.path or whole.endswith("." + origin.path)
-    shift = whole[: len(whole) - len(origin.path)] if inside else ""
-    stream = shift + origin.stream if inside else whole
-    start, site = origin.start, origin.record.cell.event.site
+def _draws(origin: Origin) -> bool:
+    return origin.start is not None and not isinstance(origin.start, (Keep, Recorded))
+
+
+def moved(was: str, now: str) -> Callable[[str], str]:
+    """Where paths of the model that was built are, from the path that one layer had and has."""
+    old, new = was.split(".") if was else [], now.split(".") if now else []
+    while old and new and old[-1] == new[-1]:
+        old.pop()
+        new.pop()
+
+    def renamed(path: str) -> str:
+        parts = path.split(".")
+        kept = parts[len(old) :] if parts[: len(old)] == old else parts
+        return ".".join([*new, *kept])
+
+    return renamed
+
+
+def _told(origin: Origin, path: str, renamed: Callable[[str], str]) -> Told:
+    cell, start = origin.record.cell, origin.start
+    if cell is None:
+        return Told(Start(start), "as it was given", path, "")
+    site = cell.event.site
     why = str(site)
-    if origin.record.cell.over is not None and origin.record.cell.over.who != site.who:
-        why += f", over {origin.record.cell.over.who}"
+    if cell.over is not None and cell.over.who != site.who:
+        why += f", over {cell.over.who}"
     if start is None:
-        return Told(
-            Start(None),
-            f"{why}: torch.empty, which nothing {'' if origin.record.cell.written is False else 'fully '}writes",
-            "",
-            "",
-        )
+        why += f": torch.empty, which nothing {'' if cell.written is False else 'fully '}writes"
+        return Told(Start(None), why, path, "")
     if isinstance(start, Recorded):
-        start = Recorded(text=start.text, digest=start.digest, function=Program(origin, shift))
-    copied = stream if origin.stream != origin.path and inside else ""
-    return Told(Start(start), why, stream if stream != path else "", copied)
+        start = Recorded(text=start.text, digest=start.digest, function=Program(origin, renamed))
+    stream = renamed(origin.stream)
+    return Told(Start(start), why, stream, stream if origin.stream != origin.path else "")
 
 
 def device_of(model: nn.Module, path: str) -> str:
@@ -239,36 +390,15 @@ def device_of(model: nn.Module, path: str) -> str:
     return noted.origins[leaf].record.device if noted and leaf in noted.origins else "cpu"
 
 
-def revive(model: nn.Module) -> None:
-    """Give memory to the tensors that layers hold beside their parameters and buffers."""
-    real: dict[int, torch.Tensor] = {}
-    for module in model.modules():
-        noted = note_of(module)
-        for name, origin in noted.origins.items() if noted else ():
-            tensor = module._parameters.get(name)
-            tensor = module._buffers.get(name) if tensor is None else tensor
-            if tensor is not None and not tensor.is_meta:
-                real[id(origin.record.cell)] = tensor
-    for _, module, name, record in _loose(model):
-        owner = real.get(id(record.cell))
-        if owner is not None:
-            made = torch.as_strided(owner.detach(), *record.geometry)
-        else:
-            made = tensor_on(carry_out(record.cell, None), record.geometry, record.dtype)
-        setattr(module, name, made)
-
-
-def _loose(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Record]]:
+def loose_tensors(model: nn.Module) -> list[tuple[torch.Tensor, Program]]:
+    """The tensors without memory that layers hold beside their parameters and buffers."""
+    found: dict[int, tuple[torch.Tensor, Program]] = {}
     for path, module in model.named_modules():
         noted = note_of(module)
-        for name, record in noted.loose.items() if noted else ():
-            value = vars(module).get(name)
-            if isinstance(value, torch.Tensor) and value.is_meta:
-                yield path, module, name, record
-
-
-def all_noted(module: nn.Module) -> bool:
-    """Whether a layer's own tensors all have their origins in its note."""
-    noted = note_of(module)
-    own = [n for d in (module._parameters, module._buffers) for n, t in d.items() if t is not None]
-    return noted is not None and all(n in noted.origins for n in own)
+        for attribute, known in noted.loose.items() if noted else ():
+            tensors = tensors_in(module, attribute) if attribute in vars(module) else []
+            for tensor, origin in zip(tensors, known, strict=False):
+                same = origin is not None and tuple(tensor.shape) == origin.record.geometry.size
+                if same and tensor.is_meta and not is_lazy(tensor):
+                    found.setdefault(id(tensor), (tensor, Program(origin, moved(noted.prefix, path))))
+    return list(found.values())

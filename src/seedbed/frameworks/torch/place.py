@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,13 +14,15 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import PlanError, UninitializedError, columns, count, shown
-from seedbed.fill import storage_dtype
+from seedbed.fill import Draw, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.origins import device_of, revive
+from seedbed.frameworks.torch.origins import Program, device_of, loose_tensors
+from seedbed.frameworks.torch.record import Geometry
+from seedbed.frameworks.torch.replay import tensor_on
 from seedbed.frameworks.torch.twin import named_tensors
 from seedbed.materialize import Which, advise
-from seedbed.plan import Entry, Plan
+from seedbed.plan import Entry, Plan, key
 from seedbed.region import Region
 
 BITS = {"uint8": torch.uint8, "uint16": torch.uint16}
@@ -76,15 +79,18 @@ def placing(
         tensors = dict(named_tensors(model))
         ready = [e for e in plan if e.settled and not is_lazy(tensors[e.spec.path])]
         empty = [e for e in ready if tensors[e.spec.path].is_meta]
+        loose = loose_tensors(model)
         with _without_weak_references(model):
             for entry in empty:
-                _allocate(entry, tensors, device or torch.device(device_of(model, entry.spec.path)))
+                _allocate(entry, tensors, loose, device or torch.device(device_of(model, entry.spec.path)))
+            for tensor, program in sorted(loose, key=lambda pair: pair[0]._base is None):
+                if tensor.is_meta:
+                    become(tensor, program.tensor(functools.partial(draw, plan.seed)).to(device or program.device))
         for tensor in {tensors[p] for p in waiting.union(e.spec.path for e in empty)}:
             if tensor.device.type == "cpu" and not is_lazy(tensor):
                 storage = tensor.untyped_storage()
                 advise(storage.data_ptr(), storage.nbytes())
         ready = [e for e in ready if not e.kept and (which != "waiting" or e.spec.path in waiting)]
-        revive(model)
         yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
         if which != "known":
             forget(model.modules() if which == "all" else [model, *settled])
@@ -148,15 +154,29 @@ def _without_weak_references(model: nn.Module) -> Iterator[None]:
             module._init_flat_weights()
 
 
-def _allocate(entry: Entry, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Memory for a parameter on the meta device, and for the tensors that are views of it."""
+def _allocate(
+    entry: Entry,
+    tensors: Mapping[str, torch.Tensor],
+    loose: list[tuple[torch.Tensor, Program]],
+    device: torch.device,
+) -> None:
+    """Memory for a parameter on the meta device, and for the tensors that are views of it: those first, they refer to it."""
     owner = tensors[entry.spec.path]
     real = torch.empty_strided(owner.size(), owner.stride(), dtype=owner.dtype, device=device)
+    memory = owner.untyped_storage()._cdata
     views = {id(t): t for p in entry.spec.paths[1:] if (t := tensors[p]) is not owner}
-    places = {i: (t.size(), t.stride(), t.storage_offset() - owner.storage_offset()) for i, t in views.items()}
+    views |= {id(t): t for t, _ in loose if t is not owner and t.untyped_storage()._cdata == memory}
+    first = owner.storage_offset() * owner.element_size()
+    for view in sorted(views.values(), key=lambda t: t._base is None):
+        offset = (view.storage_offset() * view.element_size() - first) // view.element_size()
+        geometry = Geometry(tuple(view.size()), view.stride(), offset)
+        become(view, tensor_on(real.untyped_storage(), geometry, view.dtype))
     become(owner, real)
-    for i, view in views.items():
-        become(view, torch.as_strided(owner.detach(), *places[i]))
+
+
+def draw(seed: int, stream: str, number: int, shape: tuple[int, ...]) -> Draw:
+    """The numbers of one draw of a path."""
+    return Draw(key(seed, stream.split(".")), shape, Region.whole(shape), number)
 
 
 def become(tensor: torch.Tensor, real: torch.Tensor) -> None:

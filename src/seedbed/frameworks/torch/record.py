@@ -162,9 +162,9 @@ def is_ref(value: Any) -> bool:
 
 
 class Record(NamedTuple):
-    """How a parameter, a buffer or another tensor of a layer came to be."""
+    """How a parameter, a buffer or another tensor of a layer came to be; without a cell it has memory already."""
 
-    cell: Cell
+    cell: Cell | None
     geometry: Geometry
     dtype: torch.dtype
     device: str

@@ -57,7 +57,7 @@ def forget() -> None:
 
 def tensor_on(storage: torch.UntypedStorage, geometry: Geometry, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of some of a storage's elements."""
-    return torch.empty(0, dtype=dtype).set_(storage, geometry.offset, geometry.size, geometry.stride)  # type: ignore[call-overload,no-any-return]
+    return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, geometry.offset, geometry.size, geometry.stride)  # type: ignore[call-overload,no-any-return]
 
 
 def carry_out(
