@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import InputError, ModelError
-from seedbed.frameworks.torch import capture, layers, lazy, origins, place, resets, settle, twin
+from seedbed.frameworks.torch import capture, layers, lazy, place, resets, settle, twin
+from seedbed.frameworks.torch import told as notes
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.initializers import Initializer, Native
 from seedbed.materialize import Which
@@ -35,7 +36,7 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
-    noted = origins.told(model)
+    noted = notes.told(model)
     if settled:
         copied, told = settled.twin, settled.told
     elif all(path in noted for path, _ in twin.named_tensors(model)):  # nothing is left to find out
@@ -102,6 +103,12 @@ def _owners(model: nn.Module) -> dict[str, tuple[list[str], list[str]]]:
     tensors: dict[int, torch.Tensor] = {}
     paths: dict[int, list[str]] = {}
     for path, tensor in twin.named_tensors(model):
+        if tensor.layout is not torch.strided:
+            raise ModelError(
+                f"{path}: is a sparse tensor, and seedbed starts dense ones.",
+                remedy="Register its indices and values as two buffers.",
+                path=path,
+            )
         tensors[id(tensor)] = tensor
         paths.setdefault(id(tensor), []).append(path)
     storages: dict[int, list[int]] = {}

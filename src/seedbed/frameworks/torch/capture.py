@@ -128,7 +128,9 @@ class Recording(TorchDispatchMode):
         cell = self.cell_of(leaf)
         if cell is not None:
             return Ref(cell, Geometry.of(leaf), leaf.dtype)
-        return leaf.detach().clone() if leaf.numel() <= SMALL and not leaf.is_meta else leaf.detach()
+        if leaf.is_meta or (leaf.numel() > SMALL and leaf.untyped_storage().resizable()):
+            return leaf.detach()
+        return leaf.detach().clone()  # NumPy may have it too, and write to it
 
     def refs(self, value: Any) -> Any:
         """Arguments as they are recorded."""
@@ -141,7 +143,11 @@ class Recording(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kind, kwargs = kind_of(func), dict(kwargs or {})
+        with torch._C.DisableTorchFunction():  # a tensor is what it is here, whatever the model's code is told
+            return self._record(func, args, dict(kwargs or {}))
+
+    def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kind = kind_of(func)
         if kind.views and func._schema.name != "aten::lift_fresh":
             return func(*args, **kwargs)
         leaves = [*tensors_in(args), *tensors_in(kwargs.values())]
@@ -153,6 +159,8 @@ class Recording(TorchDispatchMode):
         name = func._schema.name.rpartition(":")[2]
         if name == "_local_scalar_dense":
             return self.real(args[0]).item()
+        if name == "set_" and len(args) > 1 and args[1].device.type != "meta" and args[0].is_meta:
+            return self._set(args[0], *args[1:])
         places = dict(zip(kind.names, args, strict=False))
         targets = tensors_in(places[n] if n in places else kwargs.get(n) for n in kind.mutated)
         if any(not t.is_meta for t in targets):  # memory of someone else's: written for real
@@ -214,12 +222,18 @@ class Recording(TorchDispatchMode):
         out = func(*given, **keywords)
         written = {id(reals[id(t)]): t for t in targets}
         for made, target in [(reals[id(t)], t) for t in targets]:
-            self.__torch_dispatch__(torch.ops.aten.copy_.default, (), (target, self.literal(made, site)))
+            self._record(torch.ops.aten.copy_.default, (target, self.literal(made, site)), {})
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             return tensor if odd(tensor) else written.get(id(tensor)) or self.literal(tensor, site)
 
         return pytree.tree_map_only(torch.Tensor, keep, out)
+
+    def _set(self, tensor: torch.Tensor, source: Any, *place: Any) -> torch.Tensor:
+        """Give a tensor memory that is there already, as reading a file does."""
+        real = torch.empty(0, dtype=tensor.dtype).set_(source, *place)
+        blank = self.literal(real, site_of())
+        return self._record(torch.ops.aten.set_.source_Tensor, (tensor, blank), {})
 
     def literal(self, tensor: torch.Tensor, site: Site) -> torch.Tensor:
         """A meta tensor that stands for a real one."""

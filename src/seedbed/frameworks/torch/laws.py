@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from seedbed.errors import InitializerError
@@ -107,11 +108,11 @@ def base_constant(start: Initializer) -> bool:
 
 
 def constant_of(one: torch.Tensor) -> Initializer | None:
-    """The initializer of a constant, where float32 holds it."""
+    """The initializer of a constant, where float32 holds it, its sign too."""
     value = one.item()
     if isinstance(value, complex) or not math.isfinite(value) or abs(value) > 3.4e38:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**24:
+    if float(np.float32(value)) != value or (value == 0 and math.copysign(1, value) < 0):
         return None
     return constant(int(value) if isinstance(value, bool) else value)
 
@@ -268,7 +269,9 @@ def _cut(start: Any, low: Any, high: Any) -> Initializer | Erfinv | None:
 
 def disjoint(parts: list[Geometry]) -> bool:
     """Whether no two parts of one tensor share an element, as far as can be told."""
-    spans = sorted((p.offset, p.offset + 1 + sum((n - 1) * t for n, t in zip(p.size, p.stride, strict=True))) for p in parts)
+    spans = sorted(
+        (p.offset, p.offset + 1 + sum((n - 1) * t for n, t in zip(p.size, p.stride, strict=True))) for p in parts
+    )
     if all(a[1] <= b[0] for a, b in itertools.pairwise(spans)):
         return True
     if len({p.stride for p in parts}) > 1 or 0 in parts[0].stride:

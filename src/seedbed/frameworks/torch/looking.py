@@ -9,6 +9,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from seedbed.frameworks.torch.record import site_of
+
 if TYPE_CHECKING:
     from seedbed.frameworks.torch.capture import Recording
 
@@ -36,6 +38,8 @@ class Looking(TorchFunctionMode):
             return self._placed(func(args[0], META, *args[2:], **kwargs), asked)
         if func is torch.Tensor.cuda:
             return self._placed(torch.Tensor.to(args[0], META, copy=True), f"cuda:{args[1] if len(args) > 1 else 0}")
+        if func == SET_DATA and not args[1].is_meta and self.recording.cell_of(args[0]):
+            return func(args[0], self.recording.literal(args[1], site_of()))
         if func is torch.Tensor.new_tensor:  # it would make a meta tensor without its values
             facts = {"dtype": args[0].dtype, "device": self.recording.device_of(args[0]), **kwargs}
             return self.__torch_function__(torch.tensor, types, args[1:], facts)
@@ -49,6 +53,7 @@ class Looking(TorchFunctionMode):
         return out
 
 
+SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 MOVES = {torch.Tensor.to}
 ANSWERS = {
     torch.Tensor.device.__get__: lambda r, t: torch.device(r.device_of(t)),  # type: ignore[attr-defined]

@@ -12,17 +12,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from seedbed.fill import storage_dtype
 from seedbed.frameworks.torch.laws import Law, Token, disjoint, seen_through
-from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.record import Event, Geometry, Record, Ref, events_of
-from seedbed.frameworks.torch.replay import carry_out, described, tensor_on
-from seedbed.frameworks.torch.resets import Record as Start
+from seedbed.frameworks.torch.replay import described
 from seedbed.initializers import Initializer, Keep, Recorded
 
 if TYPE_CHECKING:
@@ -261,9 +257,7 @@ def _apart(records: list[Record]) -> Iterator[Token]:
             taken.setdefault(token[0], set()).add(token)
     for tokens in taken.values():
         parts = [t[1] for t in tokens if len(t) == 2]
-        if len(parts) == len(tokens) and (len(parts) == 1 or disjoint(parts)):
-            yield from tokens
-        elif len(tokens) == 1:
+        if (len(parts) == len(tokens) and (len(parts) == 1 or disjoint(parts))) or len(tokens) == 1:
             yield from tokens
 
 
@@ -273,132 +267,3 @@ def _digest(record: Record) -> str:
         plainly = [a if isinstance(a, (int, float, str, bool)) else type(a).__name__ for a in event.args]
         digest.update(f"{event.name} {plainly} {[g for _, _, g, _ in event.outs]}".encode())
     return digest.hexdigest()
-
-
-class Program:
-    """Carries out what was recorded of one tensor, for the spine."""
-
-    def __init__(self, origin: Origin, renamed: Callable[[str], str]) -> None:
-        self.origin, self.renamed, self.device = origin, renamed, origin.record.device
-
-    def __call__(self, dtype: str, draws: Draws) -> np.ndarray[Any, Any]:
-        """The whole array, in `dtype`; bfloat16 and float8 as their bits."""
-        made = self.tensor(draws).to(getattr(torch, dtype)).contiguous()
-        held = str(storage_dtype(dtype))
-        return (made if held == dtype else made.view(getattr(torch, held))).numpy()
-
-    def tensor(self, draws: Draws) -> torch.Tensor:
-        """The whole tensor, laid out as it was recorded."""
-        record, known = self.origin.record, {}
-        if _draws(self.origin):
-            made = torch.empty_strided(record.geometry.size, record.geometry.stride, dtype=record.dtype)
-            return self._filled(made, self.origin.stream, self.origin.start, draws)
-        for i, filled in self.origin.known.items():
-            storage = known[i] = torch.UntypedStorage(filled.record.cell.nbytes)
-            tensor = tensor_on(storage, filled.record.geometry, filled.record.dtype)
-            self._filled(tensor, filled.stream, filled.start, draws)
-
-        def draw_for(event: Event, shape: tuple[int, ...]) -> Any:
-            stream, number = self.origin.owners[event.index]
-            return draws(self.renamed(stream), number, shape)
-
-        return tensor_on(carry_out(record.cell, draw_for, known), record.geometry, record.dtype)
-
-
-    def _filled(self, tensor: torch.Tensor, stream: str, start: Initializer, draws: Draws) -> torch.Tensor:
-        draw = draws(self.renamed(stream), 0, tuple(tensor.shape))
-        return tensor.copy_(of_numpy(draw.filled(start, plain(tensor.dtype)), tensor.dtype))
-
-
-def of_numpy(values: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
-    """An array as a tensor; bfloat16 and float8 from their bits."""
-    made = torch.from_numpy(values)
-    return made if made.dtype == dtype else made.view(dtype)
-
-
-class Told(NamedTuple):
-    """What a note tells of a path."""
-
-    start: Start
-    origin: str
-    stream: str
-    copied: str
-
-
-def told(model: nn.Module) -> dict[str, Told]:
-    """What notes tell of a model's parameters and buffers."""
-    found: dict[str, Told] = {}
-    mine = note_of(model)
-    base = f"{mine.prefix}." if mine is not None and mine.prefix else ""
-    copies: dict[int, tuple[Told, torch.Tensor]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        noted = note_of(module)
-        for leaf, origin in noted.origins.items() if noted else ():
-            tensor = module._parameters.get(leaf)
-            tensor = module._buffers.get(leaf) if tensor is None else tensor
-            if tensor is None or is_lazy(tensor) or tuple(tensor.shape) != origin.record.geometry.size:
-                continue
-            path = f"{prefix}.{leaf}" if prefix else leaf
-            here = _told(origin, path, moved(noted.prefix, (base + prefix).rstrip(".")))
-            earlier, same = copies.setdefault(id(origin), (here, tensor))
-            if same is not tensor and here.stream != earlier.stream and _draws(origin):  # copied after it was built
-                here = earlier._replace(copied=earlier.stream)
-            found[path] = here
-    return {path: t._replace(stream=t.stream if t.stream != path else "") for path, t in found.items()}
-
-
-def _draws(origin: Origin) -> bool:
-    return origin.start is not None and not isinstance(origin.start, (Keep, Recorded))
-
-
-def moved(was: str, now: str) -> Callable[[str], str]:
-    """Where paths of the model that was built are, from the path that one layer had and has."""
-    old, new = was.split(".") if was else [], now.split(".") if now else []
-    while old and new and old[-1] == new[-1]:
-        old.pop()
-        new.pop()
-
-    def renamed(path: str) -> str:
-        parts = path.split(".")
-        kept = parts[len(old) :] if parts[: len(old)] == old else parts
-        return ".".join([*new, *kept])
-
-    return renamed
-
-
-def _told(origin: Origin, path: str, renamed: Callable[[str], str]) -> Told:
-    cell, start = origin.record.cell, origin.start
-    if cell is None:
-        return Told(Start(start), "as it was given", path, "")
-    site = cell.event.site
-    why = str(site)
-    if cell.over is not None and cell.over.who != site.who:
-        why += f", over {cell.over.who}"
-    if start is None:
-        why += f": torch.empty, which nothing {'' if cell.written is False else 'fully '}writes"
-        return Told(Start(None), why, path, "")
-    if isinstance(start, Recorded):
-        start = Recorded(text=start.text, digest=start.digest, function=Program(origin, renamed))
-    stream = renamed(origin.stream)
-    return Told(Start(start), why, stream, stream if origin.stream != origin.path else "")
-
-
-def device_of(model: nn.Module, path: str) -> str:
-    """The device that a path's constructor asked for."""
-    prefix, _, leaf = path.rpartition(".")
-    noted = note_of(model.get_submodule(prefix))
-    return noted.origins[leaf].record.device if noted and leaf in noted.origins else "cpu"
-
-
-def loose_tensors(model: nn.Module) -> list[tuple[torch.Tensor, Program]]:
-    """The tensors without memory that layers hold beside their parameters and buffers."""
-    found: dict[int, tuple[torch.Tensor, Program]] = {}
-    for path, module in model.named_modules():
-        noted = note_of(module)
-        for attribute, known in noted.loose.items() if noted else ():
-            tensors = tensors_in(module, attribute) if attribute in vars(module) else []
-            for tensor, origin in zip(tensors, known, strict=False):
-                same = origin is not None and tuple(tensor.shape) == origin.record.geometry.size
-                if same and tensor.is_meta and not is_lazy(tensor):
-                    found.setdefault(id(tensor), (tensor, Program(origin, moved(noted.prefix, path))))
-    return list(found.values())

@@ -17,9 +17,9 @@ from seedbed.errors import PlanError, UninitializedError, columns, count, shown
 from seedbed.fill import Draw, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.origins import Program, device_of, loose_tensors
 from seedbed.frameworks.torch.record import Geometry
 from seedbed.frameworks.torch.replay import tensor_on
+from seedbed.frameworks.torch.told import Program, device_of, loose_tensors
 from seedbed.frameworks.torch.twin import named_tensors
 from seedbed.materialize import Which, advise
 from seedbed.plan import Entry, Plan, key
@@ -80,6 +80,9 @@ def placing(
         ready = [e for e in plan if e.settled and not is_lazy(tensors[e.spec.path])]
         empty = [e for e in ready if tensors[e.spec.path].is_meta]
         loose = loose_tensors(model)
+        for tensor, _ in loose:  # what led to it is done, and refers to parameters
+            if tensor.grad_fn is not None and tensor._base is None:
+                tensor.detach_()
         with _without_weak_references(model):
             for entry in empty:
                 _allocate(entry, tensors, loose, device or torch.device(device_of(model, entry.spec.path)))
@@ -163,15 +166,18 @@ def _allocate(
     """Memory for a parameter on the meta device, and for the tensors that are views of it: those first, they refer to it."""
     owner = tensors[entry.spec.path]
     real = torch.empty_strided(owner.size(), owner.stride(), dtype=owner.dtype, device=device)
-    memory = owner.untyped_storage()._cdata
+    memory, place = real.untyped_storage(), owner.untyped_storage()._cdata
     views = {id(t): t for p in entry.spec.paths[1:] if (t := tensors[p]) is not owner}
-    views |= {id(t): t for t, _ in loose if t is not owner and t.untyped_storage()._cdata == memory}
+    views |= {id(t): t for t, _ in loose if t is not owner and t.untyped_storage()._cdata == place}
     first = owner.storage_offset() * owner.element_size()
-    for view in sorted(views.values(), key=lambda t: t._base is None):
+    for view in sorted([*views.values(), owner], key=lambda t: t._base is None):
+        if view is owner:
+            become(owner, real)
+            del real  # it is what the owner was, and may be a view of another
+            continue
         offset = (view.storage_offset() * view.element_size() - first) // view.element_size()
         geometry = Geometry(tuple(view.size()), view.stride(), offset)
-        become(view, tensor_on(real.untyped_storage(), geometry, view.dtype))
-    become(owner, real)
+        become(view, tensor_on(memory, geometry, view.dtype))
 
 
 def draw(seed: int, stream: str, number: int, shape: tuple[int, ...]) -> Draw:

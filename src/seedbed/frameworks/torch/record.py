@@ -37,6 +37,7 @@ INSIDE = (
     "/torch/utils/",
     "/torch/overrides.py",
     "/torch/functional.py",
+    "/copy.py",
     "/seedbed/frameworks/",
 )
 

@@ -57,18 +57,31 @@ def forget() -> None:
 
 def tensor_on(storage: torch.UntypedStorage, geometry: Geometry, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of some of a storage's elements."""
-    return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, geometry.offset, geometry.size, geometry.stride)  # type: ignore[call-overload,no-any-return]
+    return torch.empty(0, dtype=dtype, device=storage.device).set_(
+        storage, geometry.offset, geometry.size, geometry.stride
+    )  # type: ignore[call-overload,no-any-return]
 
 
 def carry_out(
-    cell: Cell, draw_for: DrawFor | None, known: Mapping[int, torch.UntypedStorage] | None = None
+    cell: Cell,
+    draw_for: DrawFor | None,
+    known: Mapping[int, torch.UntypedStorage] | None = None,
+    *,
+    poison: float = 0.0,
 ) -> torch.UntypedStorage:
-    """All operations that a cell is made by, on real memory; `known` holds, by id, what other cells are."""
+    """All operations that a cell is made by, on real memory.
+
+    Args:
+        cell: The cell.
+        draw_for: The numbers of what is drawn.
+        known: By id, what other cells are.
+        poison: What memory holds that nothing has written.
+    """
     storages = dict(known or {})
     with torch.no_grad(), _one_at_a_time, _disable_current_modes():
         for event in events_of(cell, known or ()):
             with _default_dtype(event.default):
-                _carry_out(event, storages, draw_for)
+                _carry_out(event, storages, draw_for, poison)
     return storages[id(cell)]
 
 
@@ -86,7 +99,9 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _carry_out(event: Event, storages: dict[int, torch.UntypedStorage], draw_for: DrawFor | None) -> None:
+def _carry_out(
+    event: Event, storages: dict[int, torch.UntypedStorage], draw_for: DrawFor | None, poison: float
+) -> None:
     bound: dict[int, torch.UntypedStorage] = {}
     for before, after in event.writes:
         old = storages[id(before)].clone() if after.before is not None else torch.UntypedStorage(after.nbytes)
@@ -110,16 +125,20 @@ def _carry_out(event: Event, storages: dict[int, torch.UntypedStorage], draw_for
         out = event.func(*args, **kwargs)
     leaves = pytree.tree_leaves(out)
     for place, cell, geometry, dtype in event.outs:
-        storages[id(cell)] = _laid(leaves[place].to(dtype), geometry, cell.nbytes, poison="empty" in event.name)
+        made = leaves[place].to(dtype)
+        storages[id(cell)] = _laid(_poisoned(made, poison) if "empty" in event.name else made, geometry, cell.nbytes)
     for before, after in event.writes:
         storages[id(after)] = bound[id(before)]
 
 
-def _laid(made: torch.Tensor, geometry: Geometry, nbytes: int, *, poison: bool) -> torch.UntypedStorage:
-    """What was made, laid out as it was recorded; unwritten memory is NaN, where there is NaN."""
+def _poisoned(made: torch.Tensor, poison: float) -> torch.Tensor:
+    floating = made.dtype.is_floating_point or made.dtype.is_complex
+    return made.fill_(poison if floating else poison != 0)
+
+
+def _laid(made: torch.Tensor, geometry: Geometry, nbytes: int) -> torch.UntypedStorage:
+    """What was made, laid out as it was recorded."""
     made = made.resolve_conj().resolve_neg()
-    if poison and made.dtype.is_floating_point:
-        made.fill_(float("nan"))
     if Geometry.of(made) == geometry and made.untyped_storage().nbytes() == nbytes:
         return made.untyped_storage()
     storage = torch.UntypedStorage(nbytes)

@@ -155,7 +155,7 @@ def starts(model: nn.Module) -> dict[str, tuple[Record, str]]:
     recorder = Recorder(tensors)
     for prefix, module in _children_first(model):
         method = next((m for m in ("reset_parameters", "_reset_parameters") if callable(getattr(module, m, None))), "")
-        if not method or _lazy(module) or "_seedbed_note" in vars(module):
+        if not method or _lazy(module) or _noted(module):
             continue
         origin = f"{type(module).__name__}.{method}"
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -180,6 +180,13 @@ def starts(model: nn.Module) -> dict[str, tuple[Record, str]]:
                 result[path] = (record, origin)
     empty = {path: (Record(Zeros()), "it has no elements") for path, t in tensors.items() if not t.numel()}
     return result | empty
+
+
+def _noted(module: nn.Module) -> bool:
+    """Whether it is known how each of a layer's own tensors starts; of one that was lazy it is not."""
+    noted = vars(module).get("_seedbed_note")
+    own = [n for d in (module._parameters, module._buffers) for n, t in d.items() if t is not None]
+    return noted is not None and all(name in noted.origins for name in own)
 
 
 def _children_first(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> list[tuple[str, nn.Module]]:
