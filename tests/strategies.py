@@ -23,6 +23,7 @@ from seedbed.initializers import (
     Ones,
     Orthogonal,
     Overlay,
+    Recorded,
     Sparse,
     TruncatedNormal,
     Uniform,
@@ -32,6 +33,7 @@ from seedbed.initializers import (
     Zeros,
 )
 from seedbed.region import Region
+from seedbed.threefry import rounded
 
 
 @pytest.fixture(scope="module", autouse=True, params=["numpy", "c"])
@@ -200,6 +202,11 @@ def bits(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").reshape(values.shape)
 
 
+def recorded(dtype, draws):
+    """What a constructor did, carried out again."""
+    return rounded(draws("", 0, (5, 7)).normal(), dtype)
+
+
 EVERY: dict[str, tuple[Initializer, tuple[int, ...]]] = {
     "Zeros": (Zeros(), (5, 7)),
     "Ones": (Ones(), (5, 7)),
@@ -228,5 +235,6 @@ EVERY: dict[str, tuple[Initializer, tuple[int, ...]]] = {
     ),
     "Custom": (Custom(product), (5, 7)),
     "Overlay": (Overlay(base=Normal(std=1.0), boxes=((((0, 1), (0, 7)), Zeros()),)), (5, 7)),
+    "Recorded": (Recorded(text="randn", digest="0", function=recorded), (5, 7)),
 }
 """At least one of each class, with a shape that suits it."""

@@ -59,6 +59,11 @@ class Computed(nn.Linear):
         super().__init__(2, 2)
         self.register_buffer("frequencies", torch.arange(3.0))
 
+class Unwritten(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 2)
+        self.register_buffer("frequencies", torch.empty(3))
+
 class ReadsValues(nn.Linear):
     def __init__(self):
         super().__init__(2, 2 if torch.rand(1).item() < 2 else 3)
@@ -67,6 +72,7 @@ def masked(): return Masked()
 def two(): return Two()
 def image(): return Image()
 def computed(): return Computed()
+def unwritten(): return Unwritten()
 def reads_values(): return ReadsValues()
 def many(): return nn.Sequential(*(nn.Linear(4, 4) for _ in range(30)))
 def nothing(): return None
@@ -265,8 +271,9 @@ def test_init_writes_shards_into_a_folder_quietly(run):
     assert run("check", "out", "net.py:sized")[0] == 0
 
 
-def test_init_with_memory_writes_what_the_constructor_computes(run):
-    assert run("init", "net.py:computed", "-o", "x.safetensors", "--real")[0] == 0
+@pytest.mark.parametrize("options", [[], ["--real"]])
+def test_init_writes_what_the_constructor_computes(run, options):
+    assert run("init", "net.py:computed", "-o", "x.safetensors", *options)[0] == 0
     assert load_file("x.safetensors")["frequencies"].tolist() == [0.0, 1.0, 2.0]
 
 
@@ -420,7 +427,7 @@ WRONG = {
         ),
     ),
     "values_computed": (
-        ["init", "net.py:computed", "-o", "x.safetensors"],
+        ["init", "net.py:unwritten", "-o", "x.safetensors"],
         (
             "frequencies: its constructor computes it, and the model was built without memory.\n\n    frequencies\n\n"
             "Give it a rule, or build the model with memory:\n    --real"

@@ -29,6 +29,7 @@ from seedbed.initializers import (
     Ones,
     Orthogonal,
     Overlay,
+    Recorded,
     Sparse,
     TruncatedNormal,
     Uniform,
@@ -120,6 +121,12 @@ CONTRACT = {
             "boxes": [{"box": [[0, 1], [0, 6]], "initializer": {"name": "Zeros"}}],
         },
         [Overlay(base=Zeros(), boxes=BOXES), Overlay(base=Normal(std=1.0))],
+    ),
+    Recorded: (
+        Recorded(text="arange, mul", digest="1f0c"),
+        "computed: arange, mul",
+        {"name": "Recorded", "text": "arange, mul", "digest": "1f0c"},
+        [Recorded(text="arange", digest="1f0c"), Recorded(text="arange, mul", digest="2"), Recorded(text="", digest="")],
     ),
 }  # fmt: skip
 # These hold functions, which no file can.

@@ -49,6 +49,7 @@ from seedbed.store import load
 
 FOLDER = Path(__file__).parent / "messages"
 SOURCE = Path(sb.__file__).parent
+FOREIGN = torch.ones(2, device="meta")
 HOSTILE = runpy.run_path(str(Path(__file__).parent / "hostile" / "files.py"))
 
 
@@ -70,6 +71,38 @@ def engine_not_here():
         patch.setenv("SEEDBED_ENGINE", "c")
         patch.setattr(engine, "_engine", None)
         engine.chosen()
+
+
+def built(source):
+    """Run lines in deferred(), as a file of their own."""
+    code = compile(source, "model.py", "exec")
+    with sb.deferred():
+        exec(code, {"torch": torch, "nn": nn, "foreign": FOREIGN})
+
+
+def modelled(body):
+    """A deferred model whose constructor has these lines."""
+    lines = ["class Net(nn.Module):", "    def __init__(self):", "        super().__init__()"]
+    scope = {"torch": torch, "nn": nn}
+    exec(compile("\n".join([*lines, *(f"        {line}" for line in body.split("\n"))]), "model.py", "exec"), scope)
+    with sb.deferred():
+        return scope["Net"]()
+
+
+def started(body):
+    sb.initialize(modelled(body))
+
+
+def deferred_without_framework():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seedbed.verbs.building.loaded", list)
+        with sb.deferred():
+            pass
+
+
+def plan_with_a_program():
+    (entry,) = sb.Plan.from_json(sb.plan(modelled("self.w = nn.Parameter(torch.rand(3) * torch.randn(3))")).to_json())
+    fill(entry)
 
 
 def mlp():
@@ -455,6 +488,18 @@ CASES = {
     "command_input_not_an_input": lambda: cli._inputs(["1,28,28"]),
     "command_input_twice": lambda: cli._inputs(["x=1", "x=2"]),
     "command_input_dtype_unknown": lambda: cli._inputs(["1x28:flaot32"]),
+    # Deferred construction.
+    "capture_reads_what_is_drawn": lambda: built("weight = torch.randn(3)\nscale = weight.std().item()"),
+    "capture_needs_what_is_drawn": lambda: built("weight = torch.randn(3)\nplaces = weight.nonzero()"),
+    "capture_of_another_draw": lambda: built("chances = torch._sample_dirichlet(torch.ones(3))"),
+    "capture_of_a_draw_without_numbers": lambda: started("self.w = nn.Parameter(torch.poisson(torch.ones(3)))"),
+    "capture_of_a_foreign_meta_tensor": lambda: built("size = foreign.sum().item()"),
+    "capture_of_a_part_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3).triu())"),
+    "capture_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))"),
+    "capture_partly_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))\nself.w.data[0] = 1"),
+    "capture_of_a_sparse_buffer": lambda: started("self.register_buffer('mask', torch.eye(3).to_sparse())"),
+    "deferred_without_framework": deferred_without_framework,
+    "plan_with_a_program": plan_with_a_program,
     "command_constructor_computes": lambda: (
         Path("computed.py").write_text(COMPUTED),
         cli.init_command("computed.py:net", Path("model.safetensors")),
@@ -477,7 +522,7 @@ from torch import nn
 class net_class(nn.Linear):
     def __init__(self):
         super().__init__(2, 2)
-        self.register_buffer("frequencies", torch.arange(3.0))
+        self.register_buffer("frequencies", torch.empty(3))
 
 def net():
     return net_class()
@@ -532,7 +577,7 @@ def test_the_message_is_built_as_the_design_says(case):
 def sites():
     """Where errors are made: file, first and last line of each call."""
     classes = {name for name, c in vars(errors).items() if isinstance(c, type) and issubclass(c, SeedbedError)}
-    makers = classes | {"unsound", "no_path", "unknown_sizes", "unreadable", "unstarted"}
+    makers = classes | {"foreign", "unsound", "no_path", "unknown_sizes", "unreadable", "unstarted"}
     for file in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call):

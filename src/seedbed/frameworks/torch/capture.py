@@ -23,7 +23,7 @@ from seedbed.frameworks.torch import diverted, origins
 from seedbed.frameworks.torch.laws import Law, made_by, overlaid
 from seedbed.frameworks.torch.looking import Looking
 from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, site_of
-from seedbed.frameworks.torch.replay import forget, work_out
+from seedbed.frameworks.torch.replay import foreign, forget, work_out
 
 META = torch.device("meta")
 WRITES_ONLY = {
@@ -159,8 +159,9 @@ class Recording(TorchDispatchMode):
         name = func._schema.name.rpartition(":")[2]
         if name == "_local_scalar_dense":
             return self.real(args[0]).item()
-        if name == "set_" and len(args) > 1 and args[1].device.type != "meta" and args[0].is_meta:
-            return self._set(args[0], *args[1:])
+        if name == "set_" and args[0].is_meta:
+            real = len(args) > 1 and args[1].device.type != "meta"
+            return self._set(args[0], *args[1:]) if real else func(*args)  # nothing is written
         places = dict(zip(kind.names, args, strict=False))
         targets = tensors_in(places[n] if n in places else kwargs.get(n) for n in kind.mutated)
         if any(not t.is_meta for t in targets):  # memory of someone else's: written for real
@@ -305,10 +306,7 @@ class Recording(TorchDispatchMode):
         cell = None if odd(tensor) else self.cell_of(tensor)
         if cell is None:
             if tensor.is_meta:
-                raise CaptureError(
-                    f"{site_of()}: reads the values of a meta tensor that was made elsewhere.",
-                    remedy="Make it inside deferred().",
-                )
+                raise foreign(site_of())
             return tensor
         return work_out(Ref(cell, Geometry.of(tensor), tensor.dtype), site_of(), what)
 

@@ -160,6 +160,8 @@ def made_by(func: Any, name: str, values: dict[str, Any], out: torch.Tensor, ind
         return filled(FULL[name])
     if name in FILLED:
         return filled(values.get("fill_value", values.get("value")))
+    if name == "scalar_tensor":
+        return filled(values["s"])
     floating = out.dtype.is_floating_point
     if name in ("normal_", "randn", "randn_like", "normal") and floating:
         mean, std = values.get("mean", 0.0), values.get("std", 1.0)

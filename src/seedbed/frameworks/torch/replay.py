@@ -50,6 +50,13 @@ def _contents(cell: Cell) -> torch.UntypedStorage:
     return carry_out(cell, None)
 
 
+def foreign(site: Site) -> CaptureError:
+    """What to say of values that nobody recorded."""
+    return CaptureError(
+        f"{site}: needs the values of a meta tensor that was made elsewhere.", remedy="Make it inside deferred()."
+    )
+
+
 def forget() -> None:
     """Let go of what was worked out."""
     _contents.cache_clear()
@@ -109,6 +116,8 @@ def _carry_out(
 
     def real(value: Any) -> Any:
         if not is_ref(value):
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                raise foreign(event.site)
             return value
         storage = bound[id(value.cell)] if id(value.cell) in bound else storages[id(value.cell)]
         return tensor_on(storage, value.geometry, value.dtype)
