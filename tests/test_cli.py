@@ -143,7 +143,7 @@ def test_the_commands_and_options_are_these():
         name: [p.opts[0] for p in sub.params if p.opts[0] != "--help"] for name, sub in sorted(group.commands.items())
     }
     assert [p.opts[0] for p in group.params if p.opts[0] != "--help"] == ["--version"]
-    planned = ["--input", "--recipe", "--seed", "--real"]
+    planned = ["--input", "--recipe", "--seed", "--real", "--base", "--leave"]
     assert found == {
         "check": ["checkpoint", "model", *planned],
         "init": ["model", "--out", *planned, "--shard-size", "--threads", "--quiet"],

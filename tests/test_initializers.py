@@ -23,6 +23,7 @@ from seedbed.initializers import (
     Keep,
     LecunNormal,
     LecunUniform,
+    Loaded,
     Mixture,
     Native,
     Normal,
@@ -121,6 +122,12 @@ CONTRACT = {
             "boxes": [{"box": [[0, 1], [0, 6]], "initializer": {"name": "Zeros"}}],
         },
         [Overlay(base=Zeros(), boxes=BOXES), Overlay(base=Normal(std=1.0))],
+    ),
+    Loaded: (
+        Loaded(file="base.safetensors", tensor="fc.weight"),
+        "fc.weight of base.safetensors",
+        {"name": "Loaded", "file": "base.safetensors", "tensor": "fc.weight"},
+        [Loaded(file="base.safetensors", tensor="fc.bias"), Loaded(file="other", tensor="fc.weight"), Loaded(file="", tensor="")],
     ),
     Recorded: (
         Recorded(text="arange, mul", digest="1f0c"),

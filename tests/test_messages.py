@@ -100,6 +100,16 @@ def deferred_without_framework():
             pass
 
 
+def small_checkpoint():
+    sb.write(sb.plan(nn.ModuleDict({"fc": nn.Linear(2, 2)})), "base.safetensors")
+    return "base.safetensors"
+
+
+def plan_with_a_checkpoint():
+    plan = sb.plan(nn.ModuleDict({"fc": nn.Linear(2, 2)}), checkpoint=small_checkpoint())
+    fill(sb.Plan.from_json(plan.to_json())["fc.weight"])
+
+
 def plan_with_a_program():
     (entry,) = sb.Plan.from_json(sb.plan(modelled("self.w = nn.Parameter(torch.rand(3) * torch.randn(3))")).to_json())
     fill(entry)
@@ -498,6 +508,17 @@ CASES = {
     "capture_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))"),
     "capture_partly_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))\nself.w.data[0] = 1"),
     "capture_of_a_sparse_buffer": lambda: started("self.register_buffer('mask', torch.eye(3).to_sparse())"),
+    "checkpoint_of_other_names": lambda: sb.plan(
+        nn.ModuleDict({"trunk": nn.Linear(2, 2)}), checkpoint=small_checkpoint()
+    ),
+    "checkpoint_of_other_shapes": lambda: sb.plan(
+        nn.ModuleDict({"fc": nn.Linear(3, 2)}), checkpoint=small_checkpoint()
+    ),
+    "checkpoint_leave_nothing": lambda: sb.plan(
+        nn.ModuleDict({"fc": nn.Linear(2, 2)}), checkpoint=small_checkpoint(), leave="head.*"
+    ),
+    "checkpoint_leave_without": lambda: sb.plan(nn.Linear(2, 2), leave=["head.*"]),
+    "plan_with_a_checkpoint": plan_with_a_checkpoint,
     "deferred_without_framework": deferred_without_framework,
     "plan_with_a_program": plan_with_a_program,
     "command_constructor_computes": lambda: (

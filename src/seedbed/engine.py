@@ -89,7 +89,9 @@ def fill(
     return _carry_out(isa, key, parts, isinstance(start, Mixture), TYPES[dtype], shape, corner, out)
 
 
-def words(key: threefry.Key, draw: int, shape: tuple[int, ...], corner: tuple[int, ...], out: NDArray[np.uint32]) -> bool:
+def words(
+    key: threefry.Key, draw: int, shape: tuple[int, ...], corner: tuple[int, ...], out: NDArray[np.uint32]
+) -> bool:
     """Fill a region with its words, in C; False when nothing was done, and NumPy is to do it."""
     isa = chosen()
     if isa == "numpy" or not out.size:

@@ -98,8 +98,6 @@ def from_dict(data: object) -> Initializer:
             f"Custom({arguments.get('function', '')}): a function cannot be read from a file.",
             remedy="Give the recipe in Python, where the function is.",
         )
-    if name == "Loaded" and "tensor" in arguments:
-        return Loaded(file=str(arguments.get("file")), name=str(arguments["tensor"]))
     if name not in BY_NAME:
         raise RecipeError(f"Unknown initializer {name!r}.", remedy=nearest(name, BY_NAME), name=name)
     cls = BY_NAME[name]

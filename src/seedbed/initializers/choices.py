@@ -91,29 +91,29 @@ class Loaded(Initializer):
 
     Args:
         file: The checkpoint, as it was asked for.
-        name: The array's name in it.
+        tensor: The array's name in it.
         array: The array; `None` in a plan read from a file.
 
     Example:
-        >>> print(Loaded(file="base.safetensors", name="fc.weight"))
+        >>> print(Loaded(file="base.safetensors", tensor="fc.weight"))
         fc.weight of base.safetensors
     """
 
     file: str
-    name: str
+    tensor: str
     array: Any = field(default=None)
 
     def _arguments(self) -> tuple[Any, ...]:
-        return self.file, self.name
+        return self.file, self.tensor
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": "Loaded", "file": self.file, "tensor": self.name}
+        return {"name": "Loaded", "file": self.file, "tensor": self.tensor}
 
     def __str__(self) -> str:
-        return f"{self.name} of {self.file.replace(chr(92), '/').rpartition('/')[2]}"
+        return f"{self.tensor} of {self.file.replace(chr(92), '/').rpartition('/')[2]}"
 
     def __repr__(self) -> str:
-        return f"Loaded(file={self.file!r}, name={self.name!r})"
+        return f"Loaded(file={self.file!r}, tensor={self.tensor!r})"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -5,7 +5,7 @@ is whole. The format is that of https://github.com/huggingface/safetensors; seve
 naming of its ecosystem, `model-00001-of-00002.safetensors` and `model.safetensors.index.json`.
 """
 
-from seedbed.store.base import fitted
+from seedbed.store.fitting import fitted
 from seedbed.store.load import Tensor, load
 from seedbed.store.names import DTYPES, NAMES
 from seedbed.store.save import save

@@ -40,7 +40,7 @@ def fitted(specs: Specs, path: str | os.PathLike[str], leave: Sequence[str] = ()
     for spec in specs:
         name = next((p for p in spec.paths if p in held and p not in skipped), None)
         if name is not None:
-            yield spec.path, Loaded(file=shown_path, name=name, array=held[name].array)
+            yield spec.path, Loaded(file=shown_path, tensor=name, array=held[name].array)
 
 
 def _misfit(spec: ParamSpec, name: str, tensor: Tensor) -> str:
