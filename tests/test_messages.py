@@ -504,6 +504,7 @@ CASES = {
     "capture_of_another_draw": lambda: built("chances = torch._sample_dirichlet(torch.ones(3))"),
     "capture_of_a_draw_without_numbers": lambda: started("self.w = nn.Parameter(torch.poisson(torch.ones(3)))"),
     "capture_of_a_foreign_meta_tensor": lambda: built("size = foreign.sum().item()"),
+    "capture_of_a_foreign_value": lambda: built("size = foreign[0].item()"),
     "capture_of_a_part_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3).triu())"),
     "capture_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))"),
     "capture_partly_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))\nself.w.data[0] = 1"),

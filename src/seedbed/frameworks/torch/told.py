@@ -141,7 +141,7 @@ def _told(origin: Origin, path: str, renamed: Callable[[str], str]) -> Told:
     if cell.over is not None and cell.over.who != site.who:
         why += f", over {cell.over.who}"
     if start is None:
-        why += f": torch.empty, which nothing {'' if cell.written is False else 'fully '}writes"
+        why += f": torch.empty, which nothing {'' if 'empty' in cell.event.name else 'fully '}writes"
         return Told(Start(None), why, path, "")
     if isinstance(start, Recorded):
         start = Recorded(text=start.text, digest=start.digest, function=Program(origin, renamed))
