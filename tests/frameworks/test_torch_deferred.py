@@ -273,7 +273,9 @@ def linear_algebra(self):
 
 @case
 def of_sparse_and_odd_tensors(self):
-    pairs = torch.sparse_coo_tensor(torch.tensor([[0, 1], [1, 0]]), torch.tensor([1.0, 2.0]), (2, 2), check_invariants=True)
+    pairs = torch.sparse_coo_tensor(
+        torch.tensor([[0, 1], [1, 0]]), torch.tensor([1.0, 2.0]), (2, 2), check_invariants=True
+    )
     self.register_buffer("dense", pairs.to_dense())
     kept = torch.tensor([3, 1, 3])
     self.register_buffer("unique", torch.unique(kept))

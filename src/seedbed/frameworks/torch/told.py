@@ -107,7 +107,7 @@ def told(model: nn.Module) -> dict[str, Told]:
             path = f"{prefix}.{leaf}" if prefix else leaf
             here = _told(origin, path, moved(noted.prefix, (base + prefix).rstrip(".")))
             earlier, same = copies.setdefault(id(origin), (here, tensor))
-            if same is not tensor and here.stream != earlier.stream and _draws(origin):  # copied after it was built
+            if same is not tensor and _draws(origin):  # copied after it was built
                 here = earlier._replace(copied=earlier.stream)
             found[path] = here
     return {path: t._replace(stream=t.stream if t.stream != path else "") for path, t in found.items()}

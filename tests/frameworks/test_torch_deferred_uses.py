@@ -1,0 +1,374 @@
+"""What people do with a deferred model between its construction and its start, and what goes wrong inside."""
+
+import copy
+import gc
+import io
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import init
+from torch.nn.modules import module as hooks
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+import seedbed as sb
+from seedbed.errors import CaptureError, PlanError
+from seedbed.fill import Region, fill
+from seedbed.frameworks.torch import diverted
+from seedbed.frameworks.torch.record import Cell
+from seedbed.initializers import Keep, Normal, Ones, Recorded
+from tests.frameworks.pairs import deferred, named, net, same
+
+
+@net
+def small(self):
+    self.embedding = nn.Embedding(7, 4)
+    self.head = nn.Linear(4, 7, bias=False)
+    self.head.weight = self.embedding.weight
+    self.body = nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])
+    self.register_buffer("table", torch.arange(4.0) / 3)
+    self.product = nn.Parameter(torch.rand(40) * torch.randn(40))
+    self.minus = nn.Parameter(-self.body[0].weight.detach())
+    self.plain = torch.arange(3.0)
+
+
+def started(**options):
+    return sb.initialize(deferred(small), **options)
+
+
+# Before the start.
+
+
+def test_every_tensor_is_on_the_meta_device_and_no_memory_is_taken():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    def build():
+        model = nn.Sequential(*[nn.Linear(8000, 8000) for _ in range(20)])
+        model.register_buffer("noise", torch.randn(20000, 20000))
+        model.mask = torch.ones(30000, 30000).tril()
+        return model
+
+    deferred(small)
+    before = resident()
+    model = deferred(build)
+    assert resident() - before < 50e6
+    assert all(t.is_meta for t in named(model).values())
+
+
+def test_a_state_dict_has_names_and_shapes():
+    saved = deferred(small).state_dict()
+    assert all(v.is_meta for v in saved.values())
+    assert {k: tuple(v.shape) for k, v in saved.items()} == {k: tuple(v.shape) for k, v in small().state_dict().items()}
+
+
+def test_a_copy_starts_as_the_first_does():
+    first = deferred(small)
+    second = copy.deepcopy(first)
+    for model in (first, second):
+        sb.initialize(model)
+        assert model.head.weight is model.embedding.weight
+    for path, tensor in named(first).items():
+        assert same(tensor, named(second)[path]), path
+    assert torch.equal(first.plain, second.plain)
+
+
+def test_copies_made_after_the_construction_start_alike_and_the_plan_says_so():
+    one, other = deferred(lambda: nn.Linear(9, 9)), deferred(lambda: nn.Linear(9, 9))
+    model = nn.ModuleList([one, copy.deepcopy(one), other])
+    remarks = {e.spec.path: e.spec.copied for e in sb.plan(model)}
+    assert remarks["1.weight"] == "0.weight"
+    assert remarks["2.weight"] == ""
+    sb.initialize(model)
+    assert torch.equal(model[0].weight, model[1].weight)
+    assert not torch.equal(model[0].weight, model[2].weight)
+
+
+def test_parts_of_models_put_together_have_numbers_of_their_own():
+    one, other = deferred(small), deferred(small)
+    model = sb.initialize(nn.Sequential(one.body[0], other.body[0], other.body[1], one.body[1]))
+    assert len({layer.weight[0, 0].item() for layer in model}) == 4
+    both = sb.initialize(nn.ModuleDict({"a": deferred(small), "b": deferred(small)}))
+    assert not torch.equal(both["a"].product, both["b"].product)
+    assert torch.equal(both["b"].minus, -both["b"].body[0].weight)
+
+
+def test_dtype_gradients_and_mode_may_change_before_the_start():
+    model = deferred(small).to(torch.bfloat16).requires_grad_(False).eval()
+    sb.initialize(model)
+    assert model.table.dtype == torch.bfloat16
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert torch.equal(model.table, small().table.bfloat16())
+    assert torch.equal(model.product, started().product.bfloat16())
+
+
+def test_an_optimizer_built_in_between_trains_the_model():
+    model = deferred(lambda: nn.Linear(3, 3))
+    optimizer = torch.optim.AdamW(model.parameters())
+    before = sb.initialize(model).weight.detach().clone()
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.weight, before)
+
+
+# The start.
+
+
+@pytest.mark.parametrize("part", ["head", "embedding", "body", "body.1"])
+def test_a_part_alone_gets_the_numbers_it_has_in_the_whole(part):
+    whole, model = started(), deferred(small)
+    alone = sb.initialize(model.get_submodule(part))
+    for path, tensor in named(alone).items():
+        assert same(tensor, named(whole)[f"{part}.{path}"])
+
+
+def test_a_model_is_started_again_after_it_went_to_meta():
+    model, first = started(), started()
+    sb.initialize(model.to("meta"))
+    for path, tensor in named(model).items():
+        assert same(tensor, named(first)[path]), path
+
+
+def test_a_started_model_compiles_and_is_saved():
+    model = sb.initialize(deferred(lambda: nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))))
+    torch.testing.assert_close(torch.compile(model, backend="eager")(torch.ones(2, 3)), model(torch.ones(2, 3)))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)[0].weight, model[0].weight)
+
+
+def test_rules_go_before_what_was_recorded():
+    model = deferred(small)
+    plan = sb.plan(model, recipe={"*.weight": Normal(std=0.02), "*": Keep()})
+    kinds = {e.spec.path: type(e.start) for e in plan}
+    assert kinds["body.0.weight"] is Normal
+    assert kinds["product"] is Recorded
+    plan.materialize(model)
+    assert torch.equal(model.table, small().table)
+    assert torch.equal(model.product, started().product)
+    assert model.body[0].weight.std() < 0.05
+
+
+def test_a_plan_goes_to_a_file_and_back_but_programs_do_not():
+    model = deferred(small)
+    plan = sb.plan(model)
+    read = sb.Plan.from_json(plan.to_json())
+    assert read == plan
+    assert (fill(read["body.0.weight"]) == fill(plan["body.0.weight"])).all()
+    with pytest.raises(PlanError, match="^product: the plan names what a constructor computes"):
+        fill(read["product"])
+
+
+@pytest.mark.parametrize("path", ["product", "table", "minus"])
+def test_any_region_of_what_is_computed_is_that_region_of_the_whole(path):
+    entry = sb.plan(deferred(small))[path]
+    whole = fill(entry)
+    for axis, size in enumerate(whole.shape):
+        for a in range(size):
+            start = tuple(a if n == axis else 0 for n in range(whole.ndim))
+            region = Region(start, whole.shape)
+            assert (fill(entry, region) == whole[region.slices]).all()
+
+
+def test_what_is_written_twice_says_so():
+    def build(self):
+        self.linear = nn.Linear(3, 3)
+        init.normal_(self.linear.weight)
+
+    entry = sb.plan(deferred(net(build)))["linear.weight"]
+    assert entry.start == Normal(std=1.0)
+    assert "over Linear.reset_parameters" in entry.why
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda w: None,
+        lambda w: w.data[:2].fill_(1),
+        lambda w: w.data[0].normal_(),
+        lambda w: w.data.triu_(),
+        lambda w: w.data.add_(1),
+        lambda w: w.data[torch.tensor([0, 1])].mul_(2),
+    ],
+)
+def test_memory_that_nothing_writes_is_an_error_with_the_path_and_the_line(write):
+    def build(self):
+        self.weight = nn.Parameter(torch.empty(4, 4))
+        write(self.weight)
+
+    with pytest.raises((PlanError, CaptureError), match=r"^weight: ") as caught:
+        sb.initialize(deferred(net(build)))
+    assert "(test_torch_deferred_uses.py:" in str(caught.value)
+
+
+# Inside.
+
+
+def values_of(tensor):
+    """Ways to read values."""
+    return [
+        tensor.tolist(), tensor.sum().item(), float(tensor[1]), bool((tensor > 1).any()), tensor.numpy().tolist(),
+        np.asarray(tensor, dtype=np.float64).tolist(), tensor[tensor > 1].tolist(), f"{tensor[1]:.2f}", repr(tensor),
+        [int(v) for v in tensor], list(range(tensor[1].int())), torch.equal(tensor, tensor + 0), tensor.argmax().item(),
+        tensor.nonzero().tolist(), torch.allclose(tensor, tensor), str(tensor.dtype), tensor.device.type, tensor.is_meta,
+    ]  # fmt: skip
+
+
+def test_values_that_are_not_random_are_read_as_ever():
+    with sb.deferred():
+        inside = values_of(torch.arange(4.0).clamp_(min=1) * 2)
+    assert inside == values_of(torch.arange(4.0).clamp_(min=1) * 2)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda w: w.sum().item(), lambda w: bool(w[0] > 0), torch.Tensor.tolist, torch.Tensor.numpy, repr,
+        lambda w: float(w[0]), lambda w: w[w > 0], torch.nonzero, lambda w: f"{w[0]:.2f}", torch.unique,
+    ],
+)  # fmt: skip
+def test_values_that_are_drawn_cannot_be_read_and_the_line_is_told(read):
+    with sb.deferred():
+        weight = torch.randn(3) * 2
+        with pytest.raises(CaptureError, match=r"test_torch_deferred_uses.py:\d+") as caught:
+            read(weight)
+    assert "drawn  randn at" in str(caught.value)
+
+
+def test_a_constructor_that_fails_leaves_nothing_behind():
+    codes = [f.__code__ for _, f in diverted._functions()]
+    with pytest.raises(ZeroDivisionError), sb.deferred():
+        init.trunc_normal_(nn.Linear(3, 3).weight)
+        1 / 0  # noqa: B018
+    assert [f.__code__ for _, f in diverted._functions()] == codes
+    assert not _get_current_dispatch_mode_stack()
+    assert not _get_current_function_mode_stack()
+    assert not hooks._global_parameter_registration_hooks
+    assert not hooks._global_module_registration_hooks
+    assert vars(nn.Linear(2, 2)).keys() == vars(small().body[0]).keys()
+    assert not torch.empty(2).is_meta
+
+
+def test_what_was_recorded_goes_with_the_model():
+    model = deferred(small)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert not [o for o in gc.get_objects() if type(o) is Cell]
+
+
+def test_one_inside_another_is_part_of_it():
+    with sb.deferred():
+        with sb.deferred():
+            first = nn.Linear(3, 3)
+        second = nn.Linear(3, 3)
+        assert second.weight.untyped_storage().device.type == "meta"
+    assert torch.equal(sb.initialize(first).weight, sb.initialize(second).weight)
+
+
+def test_other_threads_build_ordinary_models_meanwhile():
+    built, go = {}, threading.Event()
+
+    def build():
+        torch.manual_seed(0)
+        layer = nn.Linear(5, 5)
+        init.trunc_normal_(layer.weight)
+        return init.orthogonal_(layer.weight)
+
+    def other():
+        go.wait()
+        built["weight"] = build()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with sb.deferred():
+        nn.Linear(3, 3)
+        go.set()
+        thread.join()
+        assert init.trunc_normal_(nn.Linear(3, 3).weight).untyped_storage().device.type == "meta"
+    assert torch.equal(built["weight"], build())
+
+
+def test_several_threads_are_deferred_at_once():
+    weights = []
+
+    def build():
+        for _ in range(5):
+            with sb.deferred():
+                model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+                init.orthogonal_(model[1].weight)
+            weights.append(sb.initialize(model)[1].weight)
+
+    threads = [threading.Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(weights) == 20
+    assert all(torch.equal(w, weights[0]) for w in weights)
+
+
+def test_given_values_stay():
+    pretrained = nn.Linear(5, 5)
+    given = {k: v.clone() for k, v in pretrained.state_dict().items()}
+
+    def build(self):
+        self.body, self.head = pretrained, nn.Linear(5, 2)
+        self.copied, self.loaded, self.taken = copy.deepcopy(pretrained), nn.Linear(5, 5), nn.Linear(5, 5)
+        self.loaded.load_state_dict(pretrained.state_dict())
+        self.taken.weight.data = pretrained.weight.data
+
+    model = sb.initialize(deferred(net(build)))
+    assert model.body is pretrained
+    for layer in (model.body, model.copied, model.loaded):
+        assert all(torch.equal(v, given[k]) for k, v in layer.state_dict().items())
+    assert torch.equal(model.taken.weight, given["weight"])
+    sb.initialize(model, recipe={"head.*": Keep(), "*": Ones()})
+    assert (pretrained.weight == 1).all()
+
+
+def test_numpy_may_write_to_its_memory_again():
+    memory = np.zeros(100_000)
+
+    def build(self):
+        for number in range(3):
+            memory[:] = number
+            self.register_buffer(f"n{number}", torch.from_numpy(memory).float())
+
+    model = sb.initialize(deferred(net(build)))
+    assert [t.unique().tolist() for t in model.buffers()] == [[0.0], [1.0], [2.0]]
+
+
+def test_files_are_read_inside():
+    file = io.BytesIO()
+    torch.save({"w": torch.arange(4.0), "b": torch.ones(3)}, file)
+
+    def build(self):
+        file.seek(0)
+        saved = torch.load(file)
+        self.weight = nn.Parameter(saved["w"])
+        self.register_buffer("twice", saved["b"] * 2)
+
+    model = sb.initialize(deferred(net(build)))
+    assert model.weight.tolist() == [0, 1, 2, 3]
+    assert model.twice.tolist() == [2, 2, 2]
+
+
+def test_the_device_that_is_asked_for_is_seen_and_no_other_is_needed():
+    with sb.deferred():
+        layer = nn.Linear(3, 3, device="cuda:1")
+        assert layer.weight.device == torch.device("cuda:1")
+        assert layer.weight.is_cuda
+        assert nn.Linear(3, 3).to("cuda").weight.device.type == "cuda"
+        assert torch.ones(3, device=layer.weight.device).sum().item() == 3
+    assert torch.equal(
+        sb.initialize(layer, device="cpu").weight, sb.initialize(deferred(lambda: nn.Linear(3, 3))).weight
+    )
