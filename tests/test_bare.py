@@ -39,6 +39,8 @@ def jobs(count, seed, monkeypatch):
     monkeypatch.setattr(engine, "_engine", recorder)
     while len(made) < count:
         case, before = draw_case(rng), len(recorder.calls)
+        if case.entry.start.whole:  # computed from what the engine leaves, which is nothing here
+            continue
         with using("c"):
             fill(case.entry, case.region, case.out)
         if len(recorder.calls) != before + 1:  # several, for an overlay; none, for what NumPy alone fills

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.frameworks.pairs import agree, deferred, named, net
 from torch import nn
 from torch.nn.init import trunc_normal_, xavier_uniform_
 
 import seedbed as sb
-from tests.frameworks.pairs import agree, deferred, named, net
 
 CASES = {}
 

@@ -4,10 +4,10 @@ import inspect
 
 import pytest
 import torch
+from tests.frameworks.pairs import agree
 from torch import nn
 
 import seedbed as sb
-from tests.frameworks.pairs import agree
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")  # torch's, of its layers
 SEQUENCE, IMAGE = torch.ones(5, 3, 8), torch.ones(2, 4, 8, 8)

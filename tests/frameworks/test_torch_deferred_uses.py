@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.frameworks.pairs import deferred, named, net, same
 from torch import nn
 from torch.nn import init
 from torch.nn.modules import module as hooks
@@ -22,7 +23,6 @@ from seedbed.fill import Region, fill
 from seedbed.frameworks.torch import diverted
 from seedbed.frameworks.torch.record import Cell
 from seedbed.initializers import Keep, Normal, Ones, Recorded
-from tests.frameworks.pairs import deferred, named, net, same
 
 
 @net
