@@ -260,6 +260,29 @@ def test_a_constructor_that_fails_leaves_nothing_behind():
     assert not torch.empty(2).is_meta
 
 
+def test_tensors_of_tensors_are_made_of_their_values():
+    def build(self):
+        ends = torch.linspace(0, 1, 3)
+        self.register_buffer("pair", torch.tensor([ends[1], [ends[2]][0]]))
+        self.register_buffer("nested", torch.as_tensor([[ends[0], 5.0], (ends[1], 6)]))
+
+    model = sb.initialize(deferred(net(build)))
+    assert model.pair.tolist() == [0.5, 1.0]
+    assert model.nested.tolist() == [[0.0, 5.0], [0.5, 6.0]]
+
+
+def test_a_layer_at_two_places_has_one_start_whichever_part_is_started():
+    def build(self):
+        self.first = nn.Sequential(nn.Linear(4, 4))
+        self.second = nn.ModuleList([self.first[0]])
+        self.second.table = torch.rand(3)
+
+    whole = sb.initialize(deferred(net(build)))
+    part = sb.initialize(deferred(net(build)).second)
+    assert torch.equal(part[0].weight, whole.first[0].weight)
+    assert torch.equal(part.table, whole.second.table)
+
+
 def test_what_was_recorded_goes_with_the_model():
     model = deferred(small)
     gone = weakref.ref(model)

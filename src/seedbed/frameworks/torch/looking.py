@@ -40,12 +40,21 @@ class Looking(TorchFunctionMode):
             return self._placed(torch.Tensor.to(args[0], META, copy=True), f"cuda:{args[1] if len(args) > 1 else 0}")
         if func == SET_DATA and not args[1].is_meta and self.recording.cell_of(args[0]):
             return func(args[0], self.recording.literal(args[1], site_of()))
+        if func in MAKES and args and isinstance(args[0], (list, tuple)):
+            args = (self._read(args[0]), *args[1:])
         if func is torch.Tensor.new_tensor:  # it would make a meta tensor without its values
             facts = {"dtype": args[0].dtype, "device": self.recording.device_of(args[0]), **kwargs}
             return self.__torch_function__(torch.tensor, types, args[1:], facts)
         if func is torch.Tensor.new and len(args) == 2 and isinstance(args[1], (list, tuple)):
             return self.__torch_function__(torch.Tensor.new_tensor, types, args)
         return func(*args, **kwargs)
+
+    def _read(self, data: Any) -> Any:
+        """Lists of numbers, some of them tensors: those with their values, which PyTorch would read at once."""
+        if isinstance(data, torch.Tensor):
+            with _disable_current_modes():
+                return self.recording.real(data).tolist() if self.recording.cell_of(data) else data
+        return [self._read(v) for v in data] if isinstance(data, (list, tuple)) else data
 
     def _placed(self, out: Any, device: str) -> Any:
         if isinstance(out, torch.Tensor) and device not in ("cpu", "meta"):
@@ -54,6 +63,7 @@ class Looking(TorchFunctionMode):
 
 
 SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+MAKES = {torch.tensor, torch.as_tensor}
 MOVES = {torch.Tensor.to}
 ANSWERS = {
     torch.Tensor.device.__get__: lambda r, t: torch.device(r.device_of(t)),  # type: ignore[attr-defined]

@@ -66,12 +66,14 @@ class Note:
     """What a layer remembers of its construction.
 
     Attributes:
-        prefix: The layer's path in the model that was built.
+        prefix: The layer's first path in the model that was built.
+        paths: All its paths there.
         origins: By the names of its parameters and buffers.
         loose: Of the tensors in its other attributes, in the order in which `tensors_in` finds them.
     """
 
     prefix: str = ""
+    paths: tuple[str, ...] = ()
     origins: dict[str, Origin] = field(default_factory=dict)
     loose: dict[str, tuple[Origin | None, ...]] = field(default_factory=dict)
 
@@ -79,7 +81,7 @@ class Note:
         return Note, ()  # a file holds values, not how they came to be
 
     def __deepcopy__(self, memo: Any) -> Note:
-        return Note(self.prefix, dict(self.origins), dict(self.loose))
+        return Note(self.prefix, self.paths, dict(self.origins), dict(self.loose))
 
 
 def note_of(module: nn.Module) -> Note | None:
@@ -139,8 +141,12 @@ class Settling:
         """Write the notes of all layers."""
         own = list(self._own())
         loose = list(self._loose())
-        for path, module in reversed(self.places):  # the first path of a layer is the one that stays
-            module.__dict__[NOTE].prefix = path
+        paths: dict[int, list[str]] = {}
+        for path, module in self.places:
+            paths.setdefault(id(module), []).append(path)
+        for _, module in self.places:
+            mine = module.__dict__[NOTE]
+            mine.prefix, *_ = mine.paths = tuple(paths[id(module)])
         for path, tensor in [*((p, t) for _, _, p, t in own), *((p, t) for *_, named in loose for p, t in named)]:
             record = self._record(tensor)
             if record is not None and id(tensor) not in self.records:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from seedbed.errors import CaptureError
 from seedbed.fill import storage_dtype
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.origins import Draws, Origin, note_of, tensors_in
+from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, tensors_in
 from seedbed.frameworks.torch.record import Event, Record, events_of
 from seedbed.frameworks.torch.replay import carry_out, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
@@ -94,8 +94,7 @@ class Told(NamedTuple):
 def told(model: nn.Module) -> dict[str, Told]:
     """What notes tell of a model's parameters and buffers."""
     found: dict[str, Told] = {}
-    mine = note_of(model)
-    base = f"{mine.prefix}." if mine is not None and mine.prefix else ""
+    base = _base(model)
     copies: dict[int, tuple[Told, torch.Tensor]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         noted = note_of(module)
@@ -105,7 +104,7 @@ def told(model: nn.Module) -> dict[str, Told]:
             if tensor is None or is_lazy(tensor) or tuple(tensor.shape) != origin.record.geometry.size:
                 continue
             path = f"{prefix}.{leaf}" if prefix else leaf
-            here = _told(origin, path, moved(noted.prefix, (base + prefix).rstrip(".")))
+            here = _told(origin, path, moved(noted, (base + prefix).rstrip(".")))
             earlier, same = copies.setdefault(id(origin), (here, tensor))
             if same is not tensor and _draws(origin):  # copied after it was built
                 here = earlier._replace(copied=earlier.stream)
@@ -113,12 +112,18 @@ def told(model: nn.Module) -> dict[str, Told]:
     return {path: t._replace(stream=t.stream if t.stream != path else "") for path, t in found.items()}
 
 
+def _base(model: nn.Module) -> str:
+    mine = note_of(model)
+    return f"{mine.prefix}." if mine is not None and mine.prefix else ""
+
+
 def _draws(origin: Origin) -> bool:
     return origin.start is not None and not isinstance(origin.start, (Keep, Recorded))
 
 
-def moved(was: str, now: str) -> Callable[[str], str]:
-    """Where paths of the model that was built are, from the path that one layer had and has."""
+def moved(noted: Note, now: str) -> Callable[[str], str]:
+    """Where paths of the model that was built are, from the paths that one layer had and the one it has."""
+    was = now if now in noted.paths else noted.prefix
     old, new = was.split(".") if was else [], now.split(".") if now else []
     while old and new and old[-1] == new[-1]:
         old.pop()
@@ -159,6 +164,7 @@ def device_of(model: nn.Module, path: str) -> str:
 def loose_tensors(model: nn.Module) -> list[tuple[torch.Tensor, Program]]:
     """The tensors without memory that layers hold beside their parameters and buffers."""
     found: dict[int, tuple[torch.Tensor, Program]] = {}
+    base = _base(model)
     for path, module in model.named_modules():
         noted = note_of(module)
         for attribute, known in noted.loose.items() if noted else ():
@@ -166,5 +172,5 @@ def loose_tensors(model: nn.Module) -> list[tuple[torch.Tensor, Program]]:
             for tensor, origin in zip(tensors, known, strict=False):
                 same = origin is not None and tuple(tensor.shape) == origin.record.geometry.size
                 if same and tensor.is_meta and not is_lazy(tensor):
-                    found.setdefault(id(tensor), (tensor, Program(origin, moved(noted.prefix, path))))
+                    found.setdefault(id(tensor), (tensor, Program(origin, moved(noted, (base + path).rstrip(".")))))
     return list(found.values())
