@@ -61,7 +61,7 @@ def test_values_that_are_not_random_are_read_as_ever():
 def test_values_that_are_drawn_cannot_be_read_and_the_line_is_told(read):
     with sb.deferred():
         weight = torch.randn(3) * 2
-        with pytest.raises(CaptureError, match=r"test_torch_deferred_uses.py:\d+") as caught:
+        with pytest.raises(CaptureError, match=r"test_torch_deferred_inside.py:\d+") as caught:
             read(weight)
     assert "drawn  randn at" in str(caught.value)
 
