@@ -6,8 +6,10 @@ cells it read. What is overwritten is referred to by nothing, and gone.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
+import types
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,18 +44,25 @@ INSIDE = (
 )
 
 
+@functools.lru_cache(maxsize=4096)
+def _asks(code: types.CodeType) -> tuple[bool, bool]:
+    """Whether code is not part of how torch initializes, and whether it may be a layer's method."""
+    file = code.co_filename
+    outside = not any(part in file for part in INSIDE)
+    return outside, outside and code.co_argcount > 0 and not file.endswith("/torch/nn/modules/module.py")
+
+
 def site_of() -> Site:
     """Where in the user's code, or in a layer's, this is asked for."""
     frame, first = sys._getframe(2), None
     while frame is not None:
         code = frame.f_code
-        file = code.co_filename
-        if not any(part in file for part in INSIDE):
+        outside, method = _asks(code)
+        if outside:
             if first is None:
-                first = Site(code.co_name, file, frame.f_lineno)
-            method = code.co_argcount > 0 and not file.endswith("/torch/nn/modules/module.py")
+                first = Site(code.co_name, code.co_filename, frame.f_lineno)
             if method and isinstance(owner := frame.f_locals.get(code.co_varnames[0]), nn.Module):
-                return Site(f"{type(owner).__name__}.{code.co_name}", file, frame.f_lineno)
+                return Site(f"{type(owner).__name__}.{code.co_name}", code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return first or Site("?", "?", 0)
 
