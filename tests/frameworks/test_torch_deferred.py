@@ -167,6 +167,8 @@ def dtypes(self):
         self.first = nn.Linear(30, 40)
         self.product = nn.Parameter(torch.rand(50) * torch.randn(50))
         self.register_buffer("thirds", torch.arange(4) / 3)
+        torch.set_default_dtype(torch.float64)
+        self.register_buffer("exact_thirds", torch.arange(4) / 3)
     finally:
         torch.set_default_dtype(torch.float32)
     self.second = nn.Linear(30, 40).to(torch.bfloat16)
@@ -316,11 +318,17 @@ def test_what_is_computed_from_a_draw_is_computed_from_those_numbers():
     assert not torch.equal(model.query, model.key)
 
 
+def test_what_is_widened_keeps_the_values_it_was_rounded_to():
+    model = sb.initialize(deferred(CASES["dtypes"]))
+    assert torch.equal(model.wide, model.first.weight.float())
+
+
 def test_a_copy_is_named_and_what_is_drawn_apart_is_not():
     plan = sb.plan(deferred(CASES["copies"]))
     remarks = {e.spec.path: e.spec.copied for e in plan}
     assert remarks["b.weight"] == remarks["d.weight"] == remarks["e.1.weight"] == "a.weight"
     assert remarks["c.weight"] == remarks["a.weight"] == ""
+    assert not [e.why for e in plan if "copy.py" in e.why], "where the user's code asks for the copy"
     assert remarks["clones.layers.1.linear1.weight"] == "clones.layers.0.linear1.weight"
 
 
@@ -343,9 +351,11 @@ def test_tensors_beside_the_parameters_get_memory_too():
     assert len(set(named(model))) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 def test_old_normalizations_that_keep_a_weight_beside():
     def build(self):
         self.spectral = nn.utils.spectral_norm(nn.Linear(8, 8))
+        self.normed = nn.utils.weight_norm(nn.Linear(8, 8))
 
     model = agree(net(build))
-    assert model.spectral(torch.ones(1, 8)).isfinite().all()
+    assert model.normed(model.spectral(torch.ones(1, 8))).isfinite().all()
