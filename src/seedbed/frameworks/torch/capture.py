@@ -41,6 +41,7 @@ _local = threading.local()
 class Kind(NamedTuple):
     """What is to be known of an operator, read once from its schema."""
 
+    name: str
     names: tuple[str, ...]
     defaults: Mapping[str, Any]
     mutated: tuple[str, ...]
@@ -57,11 +58,14 @@ def kind_of(func: Any) -> Kind:
     kind = _kinds.get(func)
     if kind is None:
         arguments, returns = func._schema.arguments, func._schema.returns
+        name = func._schema.name.rpartition(":")[2]
+        views = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
         kind = _kinds[func] = Kind(
+            name,
             tuple(a.name for a in arguments),
             {a.name: a.default_value for a in arguments if a.has_default_value()},
             tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write),
-            bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns),
+            views and name != "lift_fresh",
             torch.Tag.nondeterministic_seeded in func.tags,
             any(a.name == "device" for a in arguments),
         )
@@ -148,7 +152,7 @@ class Recording(TorchDispatchMode):
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kind = kind_of(func)
-        if kind.views and func._schema.name != "aten::lift_fresh":
+        if kind.views:
             return func(*args, **kwargs)
         leaves = [*tensors_in(args), *tensors_in(kwargs.values())]
         asked = kwargs.get("device")
@@ -156,7 +160,7 @@ class Recording(TorchDispatchMode):
             kwargs["device"] = META
         if any(map(odd, leaves)):
             return self._for_real(func, args, kwargs, (), random=kind.random)
-        name = func._schema.name.rpartition(":")[2]
+        name = kind.name
         if name == "_local_scalar_dense":
             return self.real(args[0]).item()
         if name == "set_" and args[0].is_meta:
@@ -171,7 +175,7 @@ class Recording(TorchDispatchMode):
             out = args[0]  # all that the meta device would do
         else:
             out = self._on_meta(func, args, kwargs)
-        if isinstance(out, NotImplementedError) or any(map(odd, tensors_in([out]))):
+        if isinstance(out, NotImplementedError) or (not targets and any(map(odd, tensors_in([out])))):
             return self._for_real(func, args, kwargs, targets, random=kind.random)
         given, keywords = self.refs(args), self.refs(kwargs)
         recorded = {**kind.defaults, **dict(zip(kind.names, given, strict=False)), **keywords}

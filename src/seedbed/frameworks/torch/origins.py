@@ -120,7 +120,7 @@ def tensors_in(module: nn.Module, attribute: str) -> list[torch.Tensor]:
 
 def loose_attributes(module: nn.Module) -> list[str]:
     """Attributes that may lead to tensors, and are not the layer's own tables."""
-    return [k for k, v in vars(module).items() if isinstance(v, (torch.Tensor, list, tuple, dict)) and k not in PLAIN]
+    return [k for k, v in vars(module).items() if k not in PLAIN and isinstance(v, (torch.Tensor, list, tuple, dict))]
 
 
 class Settling:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-import types
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,12 +43,9 @@ INSIDE = (
 )
 
 
-@functools.lru_cache(maxsize=4096)
-def _asks(code: types.CodeType) -> tuple[bool, bool]:
-    """Whether code is not part of how torch initializes, and whether it may be a layer's method."""
-    file = code.co_filename
-    outside = not any(part in file for part in INSIDE)
-    return outside, outside and code.co_argcount > 0 and not file.endswith("/torch/nn/modules/module.py")
+@functools.cache
+def _inside(file: str) -> bool:
+    return any(part in file for part in INSIDE)
 
 
 def site_of() -> Site:
@@ -57,12 +53,13 @@ def site_of() -> Site:
     frame, first = sys._getframe(2), None
     while frame is not None:
         code = frame.f_code
-        outside, method = _asks(code)
-        if outside:
+        file = code.co_filename
+        if not _inside(file):
             if first is None:
-                first = Site(code.co_name, code.co_filename, frame.f_lineno)
+                first = Site(code.co_name, file, frame.f_lineno)
+            method = code.co_argcount > 0 and not file.endswith("/torch/nn/modules/module.py")
             if method and isinstance(owner := frame.f_locals.get(code.co_varnames[0]), nn.Module):
-                return Site(f"{type(owner).__name__}.{code.co_name}", code.co_filename, frame.f_lineno)
+                return Site(f"{type(owner).__name__}.{code.co_name}", file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return first or Site("?", "?", 0)
 
