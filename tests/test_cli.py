@@ -429,7 +429,8 @@ WRONG = {
     "values_computed": (
         ["init", "net.py:unwritten", "-o", "x.safetensors"],
         (
-            "frequencies: its constructor computes it, and the model was built without memory.\n\n    frequencies\n\n"
+            "frequencies: the plan keeps its values, and it has none: the model was built without memory.\n\n"
+            "    frequencies  Unwritten.__init__ (net.py:46): torch.empty, which nothing writes\n\n"
             "Give it a rule, or build the model with memory:\n    --real"
         ),
     ),

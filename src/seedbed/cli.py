@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 import seedbed
 from seedbed import engine, recipes
-from seedbed.errors import InputError, ModelError, PlanError, SeedbedError, nearest, shown
+from seedbed.errors import InputError, ModelError, PlanError, SeedbedError, columns, nearest, shown
 from seedbed.frameworks import framework_of, loaded
 from seedbed.plan import Plan
 from seedbed.spec import Input
@@ -159,8 +159,8 @@ def init_command(
     kept = [e.spec.path for e in made if e.kept and e.spec.persistent]
     if kept and not real:
         raise PlanError(
-            f"{kept[0]}: its constructor computes it, and the model was built without memory.",
-            facts=shown(kept),
+            f"{kept[0]}: the plan keeps its values, and it has none: the model was built without memory.",
+            facts=shown(columns([(e.spec.path, e.spec.origin) for e in made if e.spec.path in kept])),
             remedy="Give it a rule, or build the model with memory:\n    --real",
             paths=tuple(kept),
         )
