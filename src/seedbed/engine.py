@@ -121,10 +121,15 @@ def _carry_out(
         kind,
         first,
         struct.pack(f"={3 * len(axes)}q", *(n for axis in axes for n in axis)),
-        _address(_table()),
+        _table_address(),
         _address(out),
     )
     return True
+
+
+@functools.cache
+def _table_address() -> int:
+    return _address(_table())
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -174,9 +179,7 @@ def _part(start: Initializer, below: int) -> bytes | None:
 
 
 def _pack(kind: int, lowest: int, factor: float, shift: float, low: float, last: float, below: int) -> bytes:
-    with np.errstate(over="ignore"):
-        floats = np.array((factor, shift, low, last), np.float32)
-    return struct.pack("=iI16sQ", kind, lowest, floats.tobytes(), below)
+    return struct.pack("=iI4fQ", kind, lowest, factor, shift, low, last, below)
 
 
 def _axes(shape: tuple[int, ...], corner: tuple[int, ...], out: NDArray[Any]) -> tuple[int, list[list[int]]]:

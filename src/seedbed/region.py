@@ -30,6 +30,8 @@ class Region:
     def __post_init__(self) -> None:
         for name in ("start", "stop"):
             ends = getattr(self, name)
+            if type(ends) is tuple and all(type(n) is int for n in ends):
+                continue
             try:
                 plain = tuple(operator.index(n) for n in ends)  # NumPy's own overflow without a word
             except TypeError:
