@@ -520,6 +520,7 @@ CASES = {
     ),
     "checkpoint_leave_without": lambda: sb.plan(nn.Linear(2, 2), leave=["head.*"]),
     "plan_with_a_checkpoint": plan_with_a_checkpoint,
+    "device_not_here": lambda: started("self.fc = nn.Linear(2, 2, device='cuda:63')"),
     "deferred_without_framework": deferred_without_framework,
     "plan_with_a_program": plan_with_a_program,
     "command_constructor_computes": lambda: (

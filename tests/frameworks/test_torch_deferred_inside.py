@@ -17,7 +17,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import seedbed as sb
-from seedbed.errors import CaptureError
+from seedbed.errors import CaptureError, InputError
 from seedbed.frameworks.torch import diverted
 from seedbed.frameworks.torch.record import Cell
 from seedbed.initializers import Keep, Ones
@@ -219,7 +219,12 @@ def test_the_device_that_is_asked_for_is_seen_and_no_other_is_needed():
         assert layer.weight.device == torch.device("cuda:1")
         assert layer.weight.is_cuda
         assert nn.Linear(3, 3).to("cuda").weight.device.type == "cuda"
+        assert nn.Linear(3, 3).cuda().weight.device == torch.device("cuda")
+        assert nn.Linear(3, 3).cuda(1).weight.device == torch.device("cuda:1")
         assert torch.ones(3, device=layer.weight.device).sum().item() == 3
+    with pytest.raises(InputError, match="asks for the device cuda:1"):
+        sb.initialize(layer)
+    assert layer.weight.is_meta
     assert torch.equal(
         sb.initialize(layer, device="cpu").weight, sb.initialize(deferred(lambda: nn.Linear(3, 3))).weight
     )

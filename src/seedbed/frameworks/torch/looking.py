@@ -37,7 +37,9 @@ class Looking(TorchFunctionMode):
             asked = str(torch.device(args[1]))
             return self._placed(func(args[0], META, *args[2:], **kwargs), asked)
         if func is torch.Tensor.cuda:
-            return self._placed(torch.Tensor.to(args[0], META, copy=True), f"cuda:{args[1] if len(args) > 1 else 0}")
+            which = args[1] if len(args) > 1 else kwargs.get("device")
+            asked = str(torch.device("cuda", which) if isinstance(which, int) else torch.device(which or "cuda"))
+            return self._placed(torch.Tensor.to(args[0], META, copy=True), asked)
         if func == SET_DATA and not args[1].is_meta and self.recording.cell_of(args[0]):
             return func(args[0], self.recording.literal(args[1], site_of()))
         if func in MAKES and args and isinstance(args[0], (list, tuple)):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from seedbed.errors import PlanError, UninitializedError, columns, count, shown
+from seedbed.errors import InputError, PlanError, UninitializedError, columns, count, shown
 from seedbed.fill import Draw, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
@@ -72,6 +72,7 @@ def placing(
     with STARTING, torch.inference_mode(mode=False):  # memory made in inference mode could not be trained
         tensors = dict(named_tensors(model))
         fit(plan, tensors)
+        homes = {} if device else _homes(plan, model, tensors)
         waiting = {path for path, t in tensors.items() if is_lazy(t)}
         settled = []
         if which != "known":
@@ -85,7 +86,7 @@ def placing(
                 tensor.detach_()
         with _without_weak_references(model):
             for entry in empty:
-                _allocate(entry, tensors, loose, device or torch.device(device_of(model, entry.spec.path)))
+                _allocate(entry, tensors, loose, device or homes[entry.spec.path])
             for tensor, program in sorted(loose, key=lambda pair: pair[0]._base is None):
                 if tensor.is_meta:
                     become(tensor, program.tensor(functools.partial(draw, plan.seed)).to(device or program.device))
@@ -155,6 +156,29 @@ def _without_weak_references(model: nn.Module) -> Iterator[None]:
     finally:
         for module in recurrent:
             module._init_flat_weights()
+
+
+def _homes(plan: Plan, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.device]:
+    """The devices that constructors asked for.
+
+    Raises:
+        InputError: One of them is not here.
+    """
+    homes = {
+        path: torch.device(device_of(model, path)) for path in (e.spec.path for e in plan) if tensors[path].is_meta
+    }
+    for device in set(homes.values()):
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError):  # torch's, for what it was built without or does not find
+            asking = [path for path, home in homes.items() if home == device]
+            raise InputError(
+                f"{asking[0]}: its constructor asks for the device {device}, and that is not here.",
+                facts=shown(asking),
+                remedy="Name one that is:\n    device='cpu'",
+                paths=tuple(asking),
+            ) from None
+    return homes
 
 
 def _allocate(
