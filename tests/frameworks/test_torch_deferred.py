@@ -275,6 +275,18 @@ def linear_algebra(self):
 
 
 @case
+def parts_written_over_and_back(self):
+    back = torch.zeros(4)
+    back[0:2] = 1
+    back[0:1] = 0
+    self.back = nn.Parameter(back)
+    drawn = torch.ones(6)
+    drawn[1:4].uniform_(2, 3)
+    drawn[2:5] = 1
+    self.drawn = nn.Parameter(drawn)
+
+
+@case
 def of_sparse_and_odd_tensors(self):
     pairs = torch.sparse_coo_tensor(torch.tensor([[0, 1], [1, 0]]), torch.tensor([1.0, 2.0]), (2, 2))
     self.register_buffer("dense", pairs.to_dense())

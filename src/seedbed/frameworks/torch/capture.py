@@ -169,7 +169,7 @@ class Recording(TorchDispatchMode):
         places = dict(zip(kind.names, args, strict=False))
         targets = tensors_in(places[n] if n in places else kwargs.get(n) for n in kind.mutated)
         if any(not t.is_meta for t in targets):  # memory of someone else's: written for real
-            given, keywords = pytree.tree_map_only(torch.Tensor, self.real_or_same, (args, kwargs))
+            given, keywords = pytree.tree_map_only(torch.Tensor, self.real, (args, kwargs))
             return func(*given, **keywords)
         if name in WRITES_ONLY and (len(leaves) == 1 or leaves[0].shape == leaves[-1].shape):
             out = args[0]  # all that the meta device would do
@@ -190,8 +190,8 @@ class Recording(TorchDispatchMode):
         """What the operator returns on the meta device, or why it cannot tell."""
 
         def blank(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.is_meta or func._schema.name == "aten::lift_fresh":
-                return tensor if tensor.is_meta else torch.empty_like(tensor, device=META)
+            if tensor.is_meta:
+                return tensor
             return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=META)
 
         given, keywords = args, kwargs
@@ -320,10 +320,6 @@ class Recording(TorchDispatchMode):
         cell = self.cell_of(tensor)
         drawn = [e.name for e in events_of(cell) if e.random] if cell else []
         return cell.event.name if drawn and cell.event.name == "orthogonal_" else "".join(drawn[-1:])
-
-    def real_or_same(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor to compute with: itself where it is real."""
-        return self.real(tensor) if tensor.is_meta else tensor
 
     def divert(self, name: str, tensor: torch.Tensor, arguments: Mapping[str, Any]) -> bool:
         """Record an initializer of `torch.nn.init` under its name; False where the tensor is not recorded."""

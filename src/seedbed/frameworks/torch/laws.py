@@ -89,7 +89,8 @@ class Law:
         parts = [(box, law.initializer()) for box, law in boxes]
         if base is None or (boxes and base.whole) or any(i is None or i.whole for _, i in parts):
             return None
-        parts = [(box, i) for box, i in parts if i != base or not base_constant(base)]
+        while parts and parts[0][1] == base and base_constant(base):  # a later one may undo what stands before it
+            parts.pop(0)
         try:
             return Overlay(base=base, boxes=tuple(parts)) if parts else base  # type: ignore[arg-type]
         except InitializerError:

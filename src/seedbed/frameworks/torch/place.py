@@ -68,6 +68,7 @@ def placing(
 
     Raises:
         PlanError: The plan is for another model; every difference is listed.
+        InputError: A constructor asked for a device that is not here.
     """
     with STARTING, torch.inference_mode(mode=False):  # memory made in inference mode could not be trained
         tensors = dict(named_tensors(model))
