@@ -34,9 +34,10 @@ def program(seed):
     """Lines that make an `x`."""
     rng = random.Random(seed)
     lines = [f"x = {rng.choice(BEGINNINGS)}"]
+    steps, numbers = (STEPS[:4], [0, 1]) if rng.random() < 0.5 else (STEPS, [0, 1, -1, 0.1, 2.5, -0.3])
     for _ in range(rng.randint(1, 9)):
         a, n = rng.randint(0, 2), rng.randint(1, 2)
-        lines.append(rng.choice(STEPS).format(a=a, b=a + n, c=rng.choice([0, 1, -1, 0.1, 2.5, -0.3]), d=n))
+        lines.append(rng.choice(steps).format(a=a, b=a + n, c=rng.choice(numbers), d=n))
     return "\n".join(lines)
 
 
