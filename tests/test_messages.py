@@ -45,6 +45,7 @@ from seedbed.initializers import (
     gain,
 )
 from seedbed.region import Region
+from seedbed.spec import Layout
 from seedbed.store import load
 
 FOLDER = Path(__file__).parent / "messages"
@@ -381,7 +382,9 @@ CASES = {
     "seed_negative": lambda: sb.plan(one(), recipe=Zeros(), seed=-1),
     "seed_too_large": lambda: sb.plan(one(), recipe=Zeros(), seed=2**64),
     "seed_not_whole": lambda: sb.plan(one(), recipe=Zeros(), seed=1.5),
-    "streams_not_a_mapping": lambda: sb.plan(one(), recipe=Zeros(), streams="position"),
+    "streams_not_a_mapping": lambda: sb.plan(one(), recipe=Zeros(), streams="place"),
+    "sharding_of_torch": lambda: sb.initialize(nn.Linear(2, 2), sharding="rows"),
+    "layout_of_other_axes": lambda: sb.ParamSpec(path="a", shape=(2, 3), layout=Layout(order=((0,), (0,)))),
     "streams_path_unknown": lambda: sb.plan(small(), recipe=Zeros(), streams={"0.wieght": "a"}),
     "streams_equal": lambda: sb.plan(small(), recipe=Zeros(), streams={"0.weight": "a", "2.weight": "a"}),
     "native_without_framework": lambda: sb.plan(one(), recipe=nn.init.orthogonal_),

@@ -17,8 +17,8 @@ NAMES = [
 SIGNATURES = {
     "trace": "(model, *inputs, **keywords)",
     "plan": "(model_or_specs, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), **keywords)",
-    "materialize": "(plan, model, *, device=None, threads=None, progress=None)",
-    "initialize": "(model, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), device=None, threads=None, progress=None, **keywords)",
+    "materialize": "(plan, model, *, device=None, sharding=None, threads=None, progress=None)",
+    "initialize": "(model, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), device=None, sharding=None, threads=None, progress=None, **keywords)",
     "apply_init": "(model, inputs, init=None, *, seed=0)",
     "write": "(plan, path, *, shard_size='5GB', model=None, threads=None, progress=None)",
     "check": "(params_or_path, plan, *, progress=None)",

@@ -30,8 +30,8 @@ from seedbed.initializers import (
     Zeros,
 )
 from seedbed.plan import Entry, Key, key
-from seedbed.region import Region, blocks
-from seedbed.spec import ParamSpec
+from seedbed.region import Region, blocks, laid
+from seedbed.spec import Layout, ParamSpec
 
 CHUNK = 1 << 16
 """Elements computed at a time: their words and values stay in cache."""
@@ -101,7 +101,35 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
     elif isinstance(start, Loaded):
         out[...] = _loaded(start, spec)[region.slices]
     elif out.size:
-        _fill(start, spec, entry.key, region, np.asarray(out))
+        _lay(start, entry.numbered, entry.key, region, np.asarray(out))
+    return out
+
+
+def _lay(start: Initializer, spec: ParamSpec, key: Key, region: Region, out: Array) -> None:
+    """Fill a region of an array that may lie in a layout of its own."""
+    if isinstance(start, Overlay):
+        _lay(start.base, spec, key, region, out)
+        for box, part in start.boxes:
+            common = region.shared(Region(*zip(*box, strict=True)))
+            if common:
+                _lay(part, spec, key, common, out[common.moved(region.start).slices])
+        return
+    if spec.layout is None or isinstance(start, Custom) or _constant(start) is not None:
+        _fill(start, spec, key, region, out)
+        return
+    shape = spec.layout.whole(spec.shape)
+    whole = ParamSpec(path=spec.path, shape=shape, dtype=spec.dtype, axes=spec.layout.roles(spec.axes))
+    made = _filled(start, whole, key) if start.whole else None
+    for piece, place in laid(spec.layout, spec.sizes, region, out):
+        if made is None:
+            _fill(start, whole, key, piece, place)
+        else:
+            place[...] = made[piece.slices]
+
+
+def _filled(start: Initializer, spec: ParamSpec, key: Key) -> Array:
+    out = np.empty(spec.sizes, storage_dtype(spec.dtype))
+    _fill(start, spec, key, Region.whole(spec.sizes), out)
     return out
 
 
@@ -129,13 +157,6 @@ def _fill(start: Initializer, spec: ParamSpec, key: Key, region: Region, out: Ar
     floating = "float" in spec.dtype
     if constant is not None:
         out[...] = threefry.rounded(np.full(1, constant, np.float32), spec.dtype) if floating else constant
-        return
-    if isinstance(start, Overlay):
-        _fill(start.base, spec, key, region, out)
-        for box, part in start.boxes:
-            common = region.shared(Region(*zip(*box, strict=True)))
-            if common:
-                _fill(part, spec, key, common, out[common.moved(region.start).slices])
         return
     if engine.fill(start, spec.dtype, key, spec.sizes, region.start, out):
         return
@@ -217,15 +238,18 @@ class Draw:
         region: The region.
     """
 
-    def __init__(self, key: Key, shape: tuple[int, ...], region: Region, number: int = 0) -> None:
+    def __init__(
+        self, key: Key, shape: tuple[int, ...], region: Region, number: int = 0, layout: Layout | None = None
+    ) -> None:
         self.shape, self.region = region.shape, region
-        self._key, self._whole, self._draw = key, shape, number
+        self._key, self._whole, self._draw, self._layout = key, shape, number, layout
 
     def filled(self, start: Initializer, dtype: str) -> Array:
         """What an initializer makes of a parameter that has this key and a shape."""
         out = np.empty(self.shape, storage_dtype(dtype))
         if out.size:
-            _fill(start, ParamSpec(path="part", shape=self._whole, dtype=dtype), self._key, self.region, out)
+            spec = ParamSpec(path="part", shape=self._whole, dtype=dtype, layout=self._layout)
+            _lay(start, spec, self._key, self.region, out)
         return out
 
     def made(self, start: Initializer) -> NDArray[np.float32]:
@@ -233,12 +257,18 @@ class Draw:
         if self._draw:
             words = threefry.threefry4x32(self._key, (0, 0, np.array([self._draw], np.uint32), 1))  # no value's words
             a, b, c, d = (int(w[0]) for w in words)
-            return Draw((a, b, c, d), self._whole, self.region).made(start)
+            return Draw((a, b, c, d), self._whole, self.region, layout=self._layout).made(start)
         return self.filled(start, "float32")
 
     def bits(self) -> threefry.Words:
         """Uniform 32-bit words; every call is independent of the ones before."""
-        words = _words(self._key, self._draw, self._whole, self.region)
+        words = np.empty(self.shape, np.uint32)
+        if self._layout is None:
+            _words(self._key, self._draw, self._whole, self.region, words)
+        else:
+            whole = ParamSpec(path="whole", shape=self._layout.whole(self._whole)).sizes
+            for box, place in laid(self._layout, self._whole, self.region, words):
+                _words(self._key, self._draw, whole, box, place)
         self._draw += 1
         return words
 
@@ -288,7 +318,7 @@ def _loaded(start: Loaded, spec: ParamSpec) -> Array:
 
 
 def _custom(start: Custom, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:
-    values = np.asarray(start.function(Draw(key, spec.sizes, region), spec))
+    values = np.asarray(start.function(Draw(key, spec.sizes, region, layout=spec.layout), spec))
     if values.shape != region.shape or values.dtype.kind not in "fiub":
         raise InitializerError(
             f"{spec.path}: {start} must return numbers of the shape it was asked for.",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seedbed.errors import RegionError, quoted
+from seedbed.spec import Layout
 
 
 @dataclass(frozen=True)
@@ -96,3 +99,63 @@ def blocks(shape: tuple[int, ...], most: int) -> Iterator[Region]:
             start = (*outer, first, *(0 for _ in shape[axis + 1 :]))
             stop = (*(i + 1 for i in outer), min(first + step, shape[axis]), *shape[axis + 1 :])
             yield Region(start, stop)
+
+
+def laid(
+    layout: Layout, sizes: tuple[int, ...], region: Region, out: NDArray[Any]
+) -> Iterator[tuple[Region, NDArray[Any]]]:
+    """Where a region of a framework's array lies in the canonical whole: boxes, with the places of their values.
+
+    Each place is to be filled before the next is asked for.
+
+    Args:
+        layout: How the array lies in the canonical one.
+        sizes: The array's shape.
+        region: A box inside it.
+        out: An array of the region's shape.
+    """
+    groups = layout.groups(len(sizes))
+    flat = [axis for group in groups for axis in group]
+    turned = out.transpose(flat)
+    walked: list[
+        int
+    ] = []  # what lies before the last axis that is cut; the axes after it are whole, and one run with it
+    for group in groups:
+        cut = [place for place, axis in enumerate(group) if region.shape[axis] != sizes[axis]]
+        walked += group[: cut[-1]] if cut else ()
+    for step in np.ndindex(*(region.shape[axis] for axis in walked)):
+        at = dict(zip(walked, step, strict=True))
+        view = turned[tuple(slice(at[a], at[a] + 1) if a in at else slice(None) for a in flat)]
+        start = tuple(_place(group, region, sizes, at) for group in groups)
+        shape = tuple(math.prod(1 if a in at else region.shape[a] for a in group) for group in groups)
+        made = view.reshape(shape)
+        for box, rows in _in_blocks(layout, sizes, start, shape):
+            yield box, made[rows] if shape else made
+        if made.size and not np.may_share_memory(made, view):  # strides that no single axis has
+            view[...] = made.reshape(view.shape)
+
+
+def _place(group: tuple[int, ...], region: Region, sizes: tuple[int, ...], at: Mapping[int, int]) -> int:
+    """Where the box begins along a canonical axis."""
+    place = 0
+    for axis in group:
+        place = place * sizes[axis] + region.start[axis] + at.get(axis, 0)
+    return place
+
+
+def _in_blocks(
+    layout: Layout, sizes: tuple[int, ...], start: tuple[int, ...], shape: tuple[int, ...]
+) -> Iterator[tuple[Region, slice]]:
+    """A box of the canonical array as boxes of the whole, with the rows of the box that each holds."""
+    stop = tuple(a + n for a, n in zip(start, shape, strict=True))
+    if not layout.blocks:
+        yield Region(start, stop), slice(None)
+        return
+    height = math.prod(sizes[axis] for axis in layout.groups(len(sizes))[0]) // len(layout.blocks)
+    row = start[0]
+    while row < stop[0]:
+        number = row // height
+        end = min((number + 1) * height, stop[0])
+        moved = (layout.blocks[number] - number) * height
+        yield Region((row + moved, *start[1:]), (end + moved, *stop[1:])), slice(row - start[0], end - start[0])
+        row = end

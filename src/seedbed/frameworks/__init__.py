@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from seedbed.check import Holder
@@ -20,7 +21,21 @@ from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
 
-NAMES = ("torch",)
+NAMES = {"torch": "torch"}
+"""Each adapter, and the package that is in use when it is in `sys.modules`. The first that owns a model has it."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where a plan's values go.
+
+    Args:
+        jobs: Entries, and the memory each is to fill.
+        result: What `materialize` returns, asked for once everything is filled and placed.
+    """
+
+    jobs: Iterable[tuple[Entry, Destination]]
+    result: Callable[[], Any]
 
 
 class Framework(Protocol):
@@ -43,9 +58,7 @@ class Framework(Protocol):
     def fit(self, plan: Plan, model: Any) -> None:
         """Raise `PlanError` unless the plan is for this model, and all that it keeps is there."""
 
-    def placing(
-        self, plan: Plan, model: Any, device: Any, which: Which
-    ) -> AbstractContextManager[Iterable[tuple[Entry, Destination]]]:
+    def placing(self, plan: Plan, model: Any, device: Any, sharding: Any, which: Which) -> AbstractContextManager[Room]:
         """Where the plan's values go; memory is made where there is none."""
 
     def keep(
@@ -56,8 +69,8 @@ class Framework(Protocol):
         seed: int,
         streams: Mapping[str, str] | None,
         device: Any,
-    ) -> None:
-        """Keep the wish, and carry it out at the model's first call."""
+    ) -> Any:
+        """Keep the wish, and carry it out at the model's first call; the model, or one that keeps the wish."""
 
     def values(self, model: Any) -> Mapping[str, Holder]:
         """The arrays of a model or of a mapping, by every path."""
@@ -74,7 +87,7 @@ class Framework(Protocol):
 
 def loaded() -> list[Framework]:
     """The frameworks that have been imported; one that has not cannot own a model."""
-    names = [name for name in NAMES if name in sys.modules]
+    names = [name for name, package in NAMES.items() if package in sys.modules]
     return [cast(Framework, importlib.import_module(f"seedbed.frameworks.{name}")) for name in names]
 
 

@@ -4,7 +4,7 @@ A plan is data: equal plans give equal bits. The stream of a parameter is the na
 keyed by; it is the path, unless the user maps it.
 """
 
-from seedbed.plan.decide import Translate, decide
+from seedbed.plan.decide import Streams, Translate, decide, streams_of
 from seedbed.plan.entries import VERSION, Difference, Entry, Key, Plan, key
 
-__all__ = ["VERSION", "Difference", "Entry", "Key", "Plan", "Translate", "decide", "key"]
+__all__ = ["VERSION", "Difference", "Entry", "Key", "Plan", "Streams", "Translate", "decide", "key", "streams_of"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Union
 
 from seedbed.errors import (
     FanError,
@@ -41,6 +42,8 @@ from seedbed.recipe import Recipe
 from seedbed.spec import ITEMSIZE, ParamSpec, Shape, Specs
 
 Translate = Callable[[Native, ParamSpec], Initializer]
+Streams = Union[Mapping[str, str], Literal["position"], None]
+"""Names for the streams of some paths, or `"position"`: of all, the place of its layer among the layers."""
 
 
 def decide(
@@ -48,7 +51,7 @@ def decide(
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
-    streams: Mapping[str, str] | None = None,
+    streams: Streams = None,
     translate: Translate | None = None,
     given: Mapping[str, Initializer] | None = None,
 ) -> Plan:
@@ -60,7 +63,7 @@ def decide(
         specs: What exists.
         recipe: The rules; `None` starts everything as its framework does.
         seed: From 0 to 2**64 - 1.
-        streams: Names for the streams of some paths, in place of the paths.
+        streams: Names for the streams of some paths, in place of the paths; or `"position"` (see `streams_of`).
         translate: Turns a framework's own initializer into one of ours, for one parameter.
         given: What some paths start as, before any rule.
 
@@ -78,7 +81,7 @@ def decide(
         >>> [(e.spec.path, e.start) for e in plan]
         [('h.0.ln.weight', Ones()), ('h.0.ln.bias', Zeros())]
     """
-    seed, streams = _seed(seed), _streams(streams, specs)
+    seed, streams = _seed(seed), streams_of(streams, specs)
     entries, failures = [], []
     for spec, number in _match(specs, recipe, given or {}):
         first = next((given[p] for p in spec.paths if p in given), None) if given else None
@@ -111,10 +114,26 @@ def _seed(seed: int) -> int:
     return number
 
 
-def _streams(streams: Mapping[str, str] | None, specs: Specs) -> dict[str, str]:
+def streams_of(streams: Streams, specs: Specs) -> dict[str, str]:
+    """Names of streams by path.
+
+    `"position"` names every parameter by the number of its layer among the layers that have parameters,
+    counted in the model's order, and by what PyTorch calls it there: `"2.weight"`. So a network has the
+    same names in every framework, whatever its layers are called there.
+
+    Raises:
+        PlanError: It is neither a mapping of paths to names nor `"position"`, or a path is not there.
+
+    Example:
+        >>> kernel = ParamSpec(path="layers_2.kernel", shape=(256, 10), leaf="weight")
+        >>> streams_of("position", Specs((kernel,)))
+        {'layers_2.kernel': '0.weight'}
+    """
+    if isinstance(streams, str) and streams == "position":
+        return _by_position(specs)
     if streams is not None and not (isinstance(streams, Mapping) and all(isinstance(v, str) for v in streams.values())):
         raise PlanError(
-            f"streams: must be a mapping of paths to names, got {quoted(streams)}.",
+            f"streams: must be a mapping of paths to names, or 'position', got {quoted(streams)}.",
             remedy="Write streams={path: name}.",
         )
     paths = [p for s in specs for p in s.paths]
@@ -124,6 +143,19 @@ def _streams(streams: Mapping[str, str] | None, specs: Specs) -> dict[str, str]:
                 f"streams: {path!r} is not a parameter of the model.", remedy=nearest(str(path), paths), path=path
             )
     return dict(streams or {})
+
+
+def _by_position(specs: Specs) -> dict[str, str]:
+    units: dict[str, int] = {}
+    names = {}
+    for spec in sorted(specs, key=lambda s: s.kind == "buffer"):
+        above, _, last = spec.path.rpartition(".")
+        unit = above if spec.unit is None else spec.unit
+        if spec.kind == "parameter":
+            units.setdefault(unit, len(units))
+        if unit in units:
+            names[spec.path] = f"{units[unit]}.{spec.leaf or last}"
+    return names
 
 
 def _translated(asked: Native, spec: ParamSpec, translate: Translate | None) -> Initializer:
@@ -281,14 +313,30 @@ def _raise_all(failures: Sequence[tuple[ParamSpec, SeedbedError]]) -> None:
 
 
 def _distinct(entries: Sequence[Entry]) -> None:
-    seen: dict[Key, Entry] = {}
+    seen: dict[Key, list[Entry]] = {}
     for entry in entries:
-        copy = entry.spec.copied and entry.stream == entry.spec.stream
-        other = entry if copy else seen.setdefault(entry.key, entry)
-        if other is not entry:
+        if entry.spec.copied and entry.stream == entry.spec.stream:
+            continue
+        others = seen.setdefault(entry.key, [])
+        other = next((e for e in others if not _side_by_side(entry, e)), None)
+        if other is not None:
             raise PlanError(
                 f"{entry.spec.path} and {other.spec.path} have one stream, and would start with equal numbers.",
                 facts=[f"stream  {entry.stream}"],
                 remedy="Give each its own name in streams={path: name}.",
                 paths=(other.spec.path, entry.spec.path),
             )
+        others.append(entry)
+
+
+def _side_by_side(one: Entry, other: Entry) -> bool:
+    """Whether two arrays are parts of one whole that have no element in common."""
+    a, b = one.numbered.layout, other.numbered.layout
+    return bool(
+        a
+        and b
+        and a.partial
+        and b.partial
+        and not set(a.blocks) & set(b.blocks)
+        and a.whole(one.spec.shape) == b.whole(other.spec.shape)
+    )

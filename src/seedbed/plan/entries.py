@@ -66,6 +66,14 @@ class Entry:
         """Derived from seed and stream."""
         return key(self.seed, self.stream.split("."))
 
+    @cached_property
+    def numbered(self) -> ParamSpec:
+        """Its spec, with the layout that its numbers follow: it is a part of a whole where it shares a stream."""
+        layout = self.spec.layout
+        if layout is None or not layout.partial or self.stream != self.spec.path:
+            return self.spec
+        return dataclasses.replace(self.spec, layout=layout.alone)
+
     @property
     def settled(self) -> bool:
         """Whether its sizes and its start are known."""
@@ -148,7 +156,10 @@ class Plan:
         import hashlib
 
         rows = [
-            [e.spec.path, e.spec.shape, e.spec.dtype, e.spec.axes, e.stream, _decisive(e), list(e.spec.paths[1:])]
+            [
+                *(e.spec.path, e.spec.shape, e.spec.dtype, e.spec.axes, e.stream, _decisive(e), list(e.spec.paths[1:])),
+                *(dataclasses.astuple(e.numbered.layout) if e.numbered.layout else ()),
+            ]
             for e in self.entries
         ]
         text = json.dumps([VERSION, self.seed, rows], sort_keys=True, separators=(",", ":"))

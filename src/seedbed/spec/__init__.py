@@ -5,6 +5,7 @@ framework's adapter, so that a fan is never guessed from position.
 """
 
 from seedbed.spec.input import FLOATS, ITEMSIZE, Input, Shape
+from seedbed.spec.layout import Layout
 from seedbed.spec.param import AXIS_ROLES, ROLES, ParamSpec, remarks, unknown_sizes
 from seedbed.spec.specs import UNREADABLE, Settled, Specs, settled_from, unreadable
 
@@ -15,6 +16,7 @@ __all__ = [
     "ROLES",
     "UNREADABLE",
     "Input",
+    "Layout",
     "ParamSpec",
     "Settled",
     "Shape",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from seedbed.errors import FanError, PlanError, UnknownSizeError, columns, nearest, quoted, shown
 from seedbed.initializers import Fan, Initializer, from_dict
 from seedbed.spec.input import ITEMSIZE, Shape, size_of
+from seedbed.spec.layout import Layout, layout_from
 
 MOST = 2**63 - 1
 """Elements of one parameter: their numbers fit 64 bits with a sign."""
@@ -42,6 +43,9 @@ class ParamSpec:
         views: Paths of tensors of other shapes or strides inside its memory.
         stream: The name its own start's numbers are keyed by, where that is not its path.
         copied: The path of the parameter that its own start makes it a copy of.
+        layout: How its array lies in the canonical one; `None` where it is the canonical one.
+        unit: The path of the layer it belongs to, as PyTorch cuts layers; its path without the last part.
+        leaf: Its name in that layer, in PyTorch's words; the last part of its path.
         lazy: Whether its layer still waits for an input.
         reached: Whether the dry run's input used it; `None` without a dry run.
         varies: Which axes of which inputs decide its unknown sizes.
@@ -69,6 +73,9 @@ class ParamSpec:
     views: tuple[str, ...] = ()
     stream: str = ""
     copied: str = ""
+    layout: Layout | None = None
+    unit: str | None = None
+    leaf: str = ""
     lazy: bool = False
     reached: bool | None = None
     varies: str = ""
@@ -92,6 +99,12 @@ class ParamSpec:
             raise PlanError(
                 f"{self.path}: `packed` must give one count to each axis, and `groups` one, each 1 or more.",
                 facts=[f"shape   {self.shown_shape}", f"packed  {self.packed}", f"groups  {self.groups}"],
+                path=self.path,
+            )
+        if self.layout and not self.layout.fits(len(self.shape)):
+            raise PlanError(
+                f"{self.path}: `layout` must name each axis once, and blocks that there are.",
+                facts=[f"shape   {self.shown_shape}", f"layout  {self.layout}"],
                 path=self.path,
             )
 
@@ -199,7 +212,8 @@ class ParamSpec:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.default is dataclasses.MISSING or value != f.default:
-                data[f.name] = value.to_dict() if isinstance(value, Initializer) else value
+                plain = dataclasses.asdict(value) if isinstance(value, Layout) else value
+                data[f.name] = value.to_dict() if isinstance(value, Initializer) else plain
         return data
 
     @classmethod
@@ -208,6 +222,8 @@ class ParamSpec:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         if values.get("start") is not None:
             values["start"] = from_dict(values["start"])
+        if values.get("layout") is not None:
+            values["layout"] = layout_from(values["layout"])
         return cls(**values)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Union
 from seedbed.errors import InputError
 from seedbed.frameworks import framework_of, loaded
 from seedbed.initializers import Initializer
-from seedbed.plan import Plan, decide
+from seedbed.plan import Plan, Streams, decide
 from seedbed.recipe import InitializerLike, Recipe, WhereLike
 from seedbed.recipes import recipe_of
 from seedbed.spec import Specs
@@ -50,7 +50,7 @@ def plan(
     *inputs: Any,
     recipe: RecipeLike = None,
     seed: int = 0,
-    streams: Mapping[str, str] | None = None,
+    streams: Streams = None,
     checkpoint: str | os.PathLike[str] | None = None,
     leave: Sequence[str] = (),
     **keywords: Any,
@@ -63,7 +63,8 @@ def plan(
         recipe: A `Recipe`, a name (`"he"`), one initializer for all, a mapping `{pattern: initializer}`, or
             a path to a TOML or JSON file. `None` starts each parameter as its framework does.
         seed: From 0 to 2**64 - 1.
-        streams: Names that replace some paths in the keys of the numbers.
+        streams: Names that replace some paths in the keys of the numbers, or `"position"`: the number of each
+            layer and PyTorch's name for the parameter, which makes the same network start equal in every framework.
         checkpoint: A safetensors file, index or folder: what it holds starts from there, before any rule.
         leave: Patterns of names in the checkpoint that are not for this model.
         **keywords: As for `trace`.

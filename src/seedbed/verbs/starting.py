@@ -10,7 +10,7 @@ from typing import Any
 from seedbed.frameworks import framework_of
 from seedbed.initializers import Initializer
 from seedbed.materialize import Which, run
-from seedbed.plan import Plan, decide
+from seedbed.plan import Plan, Streams, decide, streams_of
 from seedbed.recipe import Recipe
 from seedbed.recipes import recipe_of
 from seedbed.spec import ParamSpec
@@ -23,23 +23,26 @@ def materialize(
     model: Any,
     *,
     device: Any = None,
+    sharding: Any = None,
     threads: int | None = None,
     progress: ProgressLike = None,
 ) -> Any:
     """Make a plan real, in place: parameters stay the same objects, ties and views stay.
 
+    Flax's linen modules hold no parameters: theirs are returned, and the module is not changed.
     Interrupted, it may simply be called again: the numbers depend on the plan alone.
 
     Args:
         plan: Made from this model, its sizes settled.
         model: The model to fill.
         device: Where parameters without memory get it; the CPU by default.
+        sharding: For JAX: a `Sharding` for every parameter, a mapping of paths to them, or a function of the path.
         threads: How many; the machine's processors by default.
         progress: True for a bar, False for none, or a function of a path and bytes done. By default a
             long job on a terminal shows a bar.
 
     Returns:
-        The model.
+        The model; of a linen module, its variables.
 
     Raises:
         UnknownSizeError: Some sizes are not settled.
@@ -53,19 +56,25 @@ def materialize(
     """
     require_plan(plan, "materialize")
     plan.require_known()
-    return _carry_out(plan, model, "all", device, threads, progress)
+    return _carry_out(plan, model, "all", device, sharding, threads, progress)
 
 
 def _carry_out(
-    plan: Plan, model: Any, which: Which, device: Any, threads: int | None = None, progress: ProgressLike = None
+    plan: Plan,
+    model: Any,
+    which: Which,
+    device: Any,
+    sharding: Any = None,
+    threads: int | None = None,
+    progress: ProgressLike = None,
 ) -> Any:
     total = sum(e.spec.nbytes for e in plan if e.settled and not e.kept)
     with (
-        framework_of(model).placing(plan, model, device, which) as jobs,
+        framework_of(model).placing(plan, model, device, sharding, which) as room,
         shown(progress, total, "starting") as report,
     ):
-        run(jobs, threads=threads, progress=report)
-    return model
+        run(room.jobs, threads=threads, progress=report)
+    return room.result()
 
 
 def initialize(
@@ -73,10 +82,11 @@ def initialize(
     *inputs: Any,
     recipe: RecipeLike = None,
     seed: int = 0,
-    streams: Mapping[str, str] | None = None,
+    streams: Streams = None,
     checkpoint: str | os.PathLike[str] | None = None,
     leave: Sequence[str] = (),
     device: Any = None,
+    sharding: Any = None,
     threads: int | None = None,
     progress: ProgressLike = None,
     **keywords: Any,
@@ -95,12 +105,13 @@ def initialize(
         checkpoint: As for `plan`; what it holds is loaded, the rest starts as planned.
         leave: As for `plan`.
         device: As for `materialize`.
+        sharding: As for `materialize`.
         threads: As for `materialize`.
         progress: As for `materialize`.
         **keywords: As for `trace`.
 
     Returns:
-        The model.
+        The model; of a linen module, its variables, or a module whose `init` carries the kept wish out.
 
     Raises:
         UnknownSizeError: There are inputs, and they leave sizes unknown; nothing is started.
@@ -116,16 +127,16 @@ def initialize(
     specs = framework.trace(model, inputs, keywords)
     made = recipe_of(recipe, specs)
     given = checkpoint_for(specs, checkpoint, leave)
-    decided = decide(specs, made, seed=seed, streams=streams, translate=framework.translate, given=given)
+    named = streams_of(streams, specs)
+    decided = decide(specs, made, seed=seed, streams=named, translate=framework.translate, given=given)
     if given is not None and not (inputs or keywords):
         decided.require_known()
     if not decided.unknown:
-        return materialize(decided, model, device=device, threads=threads, progress=progress)
+        return materialize(decided, model, device=device, sharding=sharding, threads=threads, progress=progress)
     if inputs or keywords:
         decided.require_known()
-    _carry_out(decided, model, "known", device, threads, progress)
-    framework.keep(model, specs, made, seed, streams, device)
-    return model
+    _carry_out(decided, model, "known", device, sharding, threads, progress)
+    return framework.keep(model, specs, made, seed, named, device)
 
 
 def start(

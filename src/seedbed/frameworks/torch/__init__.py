@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import InputError, ModelError
+from seedbed.frameworks import Room
 from seedbed.frameworks.torch import capture, layers, lazy, place, resets, settle, twin
 from seedbed.frameworks.torch import told as notes
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.initializers import Initializer, Native
 from seedbed.materialize import Which
-from seedbed.plan import Entry, Plan
+from seedbed.plan import Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
 
@@ -159,18 +160,24 @@ def fit(plan: Plan, model: nn.Module) -> None:
     place.fit(plan, dict(twin.named_tensors(model)))
 
 
-def placing(
-    plan: Plan, model: nn.Module, device: Any, which: Which
-) -> AbstractContextManager[list[tuple[Entry, place.Memory]]]:
+@contextmanager
+def placing(plan: Plan, model: nn.Module, device: Any, sharding: Any, which: Which) -> Iterator[Room]:
     """Where the plan's values go, in the model."""
-    return place.placing(plan, model, _device(device), which)
+    if sharding is not None:
+        raise InputError(
+            "sharding: PyTorch's parameters carry their own placements, and this model is PyTorch's.",
+            remedy="Lay the model out first, with fully_shard or parallelize_module, and leave `sharding` out.",
+        )
+    with place.placing(plan, model, _device(device), which) as jobs:
+        yield Room(jobs, lambda: model)
 
 
 def keep(
     model: nn.Module, specs: Specs, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any
-) -> None:
+) -> nn.Module:
     """Keep the wish until the model's first call."""
     lazy.keep(model, specs, lazy.Wish(recipe, seed, streams, _device(device)))
+    return model
 
 
 def _device(device: Any) -> torch.device | None:
