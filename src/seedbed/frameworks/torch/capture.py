@@ -22,7 +22,17 @@ from seedbed.errors import CaptureError
 from seedbed.frameworks.torch import diverted, origins
 from seedbed.frameworks.torch.laws import Law, made_by, overlaid
 from seedbed.frameworks.torch.looking import Looking
-from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, site_of
+from seedbed.frameworks.torch.record import (
+    Cell,
+    Event,
+    Geometry,
+    Ref,
+    Site,
+    events_of,
+    flips_of,
+    site_of,
+    written_unsaid,
+)
 from seedbed.frameworks.torch.replay import foreign, forget, work_out
 
 META = torch.device("meta")
@@ -48,6 +58,7 @@ class Kind(NamedTuple):
     views: bool
     random: bool
     device: bool
+    fresh: bool
 
 
 _kinds: dict[Any, Kind] = {}
@@ -68,6 +79,7 @@ def kind_of(func: Any) -> Kind:
             views and name != "lift_fresh",
             torch.Tag.nondeterministic_seeded in func.tags,
             any(a.name == "device" for a in arguments),
+            any(r.alias_info is None for r in returns),
         )
     return kind
 
@@ -131,7 +143,7 @@ class Recording(TorchDispatchMode):
             return leaf
         cell = self.cell_of(leaf)
         if cell is not None:
-            return Ref(cell, Geometry.of(leaf), leaf.dtype)
+            return Ref.of(cell, leaf)
         if leaf.is_meta or (leaf.numel() > SMALL and leaf.untyped_storage().resizable()):
             return leaf.detach()
         return leaf.detach().clone()  # NumPy may have it too, and write to it
@@ -167,7 +179,8 @@ class Recording(TorchDispatchMode):
             real = len(args) > 1 and args[1].device.type != "meta"
             return self._set(args[0], *args[1:]) if real else func(*args)  # nothing is written
         places = dict(zip(kind.names, args, strict=False))
-        targets = tensors_in(places[n] if n in places else kwargs.get(n) for n in kind.mutated)
+        mutated = (*kind.mutated, *written_unsaid(name, places))
+        targets = tensors_in(places[n] if n in places else kwargs.get(n) for n in mutated)
         if any(not t.is_meta for t in targets):  # memory of someone else's: written for real
             given, keywords = pytree.tree_map_only(torch.Tensor, self.real, (args, kwargs))
             return func(*given, **keywords)
@@ -181,7 +194,7 @@ class Recording(TorchDispatchMode):
         recorded = {**kind.defaults, **dict(zip(kind.names, given, strict=False)), **keywords}
         event = Event(func, given, keywords, site_of(), random=kind.random)
         self._wrote(event, name, recorded, targets)
-        if not targets:
+        if kind.fresh or not targets:
             device = str(asked) if asked is not None else next(map(self.device_of, leaves), "cpu")
             self._made(event, name, recorded, out, device)
         return out
@@ -258,7 +271,7 @@ class Recording(TorchDispatchMode):
             geometry = Geometry.of(target)
             whole = name in WRITES_ONLY and geometry.fills(storage.nbytes(), target.element_size())
             law = None
-            if len(targets) == 1:
+            if len(targets) == 1 and not any(flips_of(target)):
                 law = made_by(event.func, name, dict(values), target, event.index)
                 same = before.law is not None and before.law.geometry == geometry and before.law.dtype == target.dtype
                 if law is not None and not whole and not same:
@@ -268,7 +281,7 @@ class Recording(TorchDispatchMode):
             after.over = before.event.site if whole and before.written else before.over
             after.written = True if whole else _written(before, law)
             if whole:  # what was there is not read, and may be forgotten
-                event.args = (Ref(after, geometry, target.dtype), *event.args[1:])
+                event.args = (Ref.of(after, target), *event.args[1:])
             event.writes.append((before, after))
             self.put(target, after)
 
@@ -313,7 +326,7 @@ class Recording(TorchDispatchMode):
             if tensor.is_meta:
                 raise foreign(site_of())
             return tensor
-        return work_out(Ref(cell, Geometry.of(tensor), tensor.dtype), site_of(), what)
+        return work_out(Ref.of(cell, tensor), site_of(), what)
 
     def drawn_by(self, tensor: torch.Tensor) -> str:
         """The last of the operations that drew a tensor's values; empty where none did."""
@@ -328,7 +341,7 @@ class Recording(TorchDispatchMode):
             return False
         event = Event(
             name,
-            (Ref(before, Geometry.of(tensor), tensor.dtype),),
+            (Ref.of(before, tensor),),
             dict(arguments),
             site_of(),
             random=diverted.draws(name),
@@ -342,7 +355,7 @@ class Recording(TorchDispatchMode):
         after.over = before.event.site if whole and before.written else before.over
         after.written = True if whole else None
         if whole:
-            event.args = (Ref(after, geometry, tensor.dtype),)
+            event.args = (Ref.of(after, tensor),)
         event.writes.append((before, after))
         self.put(tensor, after)
         return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -44,6 +46,8 @@ class Looking(TorchFunctionMode):
             return func(args[0], self.recording.literal(args[1], site_of()))
         if func in MAKES and args and isinstance(args[0], (list, tuple)):
             args = (self._read(args[0]), *args[1:])
+        if func in INDEXES and self.recording.cell_of(args[0]):
+            args = (args[0], indices(args[1]), *args[2:])
         if func is torch.Tensor.new_tensor:  # it would make a meta tensor without its values
             facts = {"dtype": args[0].dtype, "device": self.recording.device_of(args[0]), **kwargs}
             return self.__torch_function__(torch.tensor, types, args[1:], facts)
@@ -64,9 +68,23 @@ class Looking(TorchFunctionMode):
         return out
 
 
+def indices(index: Any) -> Any:
+    """An index with tensors in place of lists and arrays: of those PyTorch would make meta tensors, without values."""
+    if isinstance(index, tuple):
+        return tuple(map(indices, index))
+    if isinstance(index, np.ndarray):
+        return torch.as_tensor(index)
+    if not isinstance(index, (list, range)):
+        return index
+    if all(isinstance(i, numbers.Integral) for i in index):
+        return torch.tensor(list(index), dtype=None if index else torch.long)
+    return [indices(i) for i in index]  # an index for each axis, as PyTorch has it
+
+
 SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 MAKES = {torch.tensor, torch.as_tensor}
 MOVES = {torch.Tensor.to}
+INDEXES = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 ANSWERS = {
     torch.Tensor.device.__get__: lambda r, t: torch.device(r.device_of(t)),  # type: ignore[attr-defined]
     torch.Tensor.is_meta.__get__: lambda *_: False,  # type: ignore[attr-defined]

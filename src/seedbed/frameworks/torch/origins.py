@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.frameworks.torch.laws import Law, Token, disjoint, seen_through
-from seedbed.frameworks.torch.record import Event, Geometry, Record, Ref, events_of
+from seedbed.frameworks.torch.record import Event, Geometry, Record, events_of, flips_of
 from seedbed.frameworks.torch.replay import described
 from seedbed.initializers import Initializer, Keep, Recorded
 
@@ -186,7 +186,7 @@ class Settling:
         cell = self.recording.cell_of(tensor)
         if cell is None:  # it has memory of its own already
             return None if tensor.is_meta else Record(None, Geometry.of(tensor), tensor.dtype, str(tensor.device))
-        return Record(cell, Geometry.of(tensor), tensor.dtype, self.recording.device_of(tensor))
+        return Record(cell, Geometry.of(tensor), tensor.dtype, self.recording.device_of(tensor), flips_of(tensor))
 
     def _by_law(self, i: int, law: Law) -> None:
         path, record = self.records[i]
@@ -214,7 +214,7 @@ class Settling:
             return Origin(path, path, Keep(values=True), {}, record)
         if cell.written is False:
             return Origin(path, path, None, {}, record)
-        law = seen_through(Ref(cell, record.geometry, record.dtype))
+        law = seen_through(record.ref)
         if law is not None and law.start is None and law.initializer() is None and _known(law):
             return Origin(path, path, None, {}, record)
         events = events_of(cell, self.filled)
@@ -241,7 +241,7 @@ def _read(event: Event) -> Iterator[int]:
 
 
 def _law(record: Record) -> Law | None:
-    return seen_through(Ref(record.cell, record.geometry, record.dtype)) if record.cell is not None else None
+    return seen_through(record.ref) if record.cell is not None else None
 
 
 def _known(law: Law) -> bool:

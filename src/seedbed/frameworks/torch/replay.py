@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from seedbed.errors import CaptureError
 from seedbed.fill import Draw
 from seedbed.frameworks.torch import diverted
-from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, is_ref
+from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, flipped, is_ref
 from seedbed.region import Region
 
 DrawFor = Callable[[Event, tuple[int, ...]], Draw]
@@ -42,7 +42,7 @@ def work_out(ref: Ref, site: Site, what: str = "reads") -> torch.Tensor:
             facts=[f"drawn  {drawn.name} at {drawn.site}"],
             remedy="Build this model without deferred(), or keep what depends on these values out of its constructor.",
         )
-    return tensor_on(_contents(ref.cell), ref.geometry, ref.dtype).clone()
+    return flipped(tensor_on(_contents(ref.cell), ref.geometry, ref.dtype), ref.flips).clone()
 
 
 @functools.lru_cache(maxsize=16)
@@ -120,7 +120,7 @@ def _carry_out(
                 raise foreign(event.site)
             return value
         storage = bound[id(value.cell)] if id(value.cell) in bound else storages[id(value.cell)]
-        return tensor_on(storage, value.geometry, value.dtype)
+        return flipped(tensor_on(storage, value.geometry, value.dtype), value.flips)
 
     args, kwargs = pytree.tree_map(real, (event.args, event.kwargs), is_leaf=is_ref)
     kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items() if k != "generator"}
@@ -135,6 +135,8 @@ def _carry_out(
     leaves = pytree.tree_leaves(out)
     for place, cell, geometry, dtype in event.outs:
         made = leaves[place].to(dtype)
+        if not made.numel() and geometry.count:  # what an operator leaves out when nothing is trained
+            continue
         storages[id(cell)] = _laid(_poisoned(made, poison) if "empty" in event.name else made, geometry, cell.nbytes)
     for before, after in event.writes:
         storages[id(after)] = bound[id(before)]

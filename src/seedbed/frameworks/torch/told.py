@@ -15,7 +15,7 @@ from seedbed.errors import CaptureError
 from seedbed.fill import storage_dtype
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, tensors_in
-from seedbed.frameworks.torch.record import Event, Record, events_of
+from seedbed.frameworks.torch.record import Event, Record, events_of, flipped
 from seedbed.frameworks.torch.replay import carry_out, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
 from seedbed.initializers import Initializer, Keep, Recorded
@@ -59,7 +59,7 @@ class Program:
                 remedy="Write all of it in the constructor, or give it a rule.",
                 path=self.origin.path,
             )
-        return made[0]
+        return flipped(made[0], record.flips).resolve_conj().resolve_neg()
 
     def _filled(self, tensor: torch.Tensor, stream: str, start: Initializer, draws: Draws) -> torch.Tensor:
         draw = draws(self.renamed(stream), 0, tuple(tensor.shape))
