@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tests.frameworks.pairs import agree, net
+from tests.frameworks.pairs import agree, deferred, named, net, same
 from torch import nn
+
+import seedbed as sb
+from seedbed.fill import fill
 
 CASES = {}
 
@@ -94,3 +97,84 @@ def test_what_is_flat_beside_its_parts_sees_them():
     assert torch.equal(model.based, torch.arange(40.0))
     model.based.zero_()
     assert (model.high == 0).all()
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@net
+def own_generators(self):
+    one, other = seeded(1), seeded(1)
+    self.register_buffer("projection", torch.randn(33, generator=one))
+    self.register_buffer("order", torch.randperm(30, generator=other))
+    self.register_buffer("next", torch.rand(5, generator=one).half())
+    torch.set_default_dtype(torch.float64)
+    self.wide = [torch.randn(40, generator=other)]
+    torch.set_default_dtype(torch.float32)
+    self.register_buffer("after", torch.randn(6, 5, generator=other).t()[1:])
+    one.manual_seed(7)
+    self.register_buffer("again", torch.bernoulli(torch.full((40,), 0.3), generator=one))
+    state = one.get_state()
+    self.register_buffer("before", torch.randn(7, generator=one))
+    torch.randn(4, generator=one)
+    one.set_state(state)
+    self.register_buffer("back", torch.rand(7, generator=one))
+    self.scale = nn.Parameter(torch.ones(3) * float(torch.randn(100, generator=one).square().mean()))
+    self.weights = nn.ParameterList(torch.empty(8, 8) for _ in range(4))
+    for start, weight in zip(
+        ("kaiming_uniform_", "trunc_normal_", "orthogonal_", "normal_"), self.weights, strict=True
+    ):
+        getattr(nn.init, start)(weight, generator=one)
+    strided = torch.empty(10, 10)
+    strided[:, ::2].normal_(generator=one)
+    strided[:, 1::2] = torch.rand(10, 5, generator=one)
+    self.register_buffer("strided", strided)
+    self.drawn = nn.Parameter(torch.randn(200, generator=torch.default_generator))
+
+
+@pytest.mark.parametrize("first", ["back", "after", "strided", "weights"])
+def test_a_generator_that_the_constructor_brings_is_followed(first):
+    one, other = sb.initialize(deferred(own_generators), seed=1), own_generators()
+    alone = deferred(own_generators)
+    for model in (one, sb.initialize(alone, recipe=None)):
+        for path, tensor in named(other).items():
+            assert same(named(model)[path], tensor) == (path != "drawn"), path
+    assert torch.equal(one.wide[0], other.wide[0])
+    entry = next(e for e in sb.plan(deferred(own_generators)) if e.spec.path.startswith(first))
+    assert torch.equal(torch.from_numpy(fill(entry)), named(other)[entry.spec.path].detach())
+
+
+def test_a_generator_goes_on_where_the_constructor_left_it():
+    def both(build):
+        generator = seeded(3)
+
+        def noise(self):
+            self.register_buffer("noise", torch.randn(20, generator=generator))
+
+        return [build(net(noise)).noise for _ in range(2)] + [torch.rand(3, generator=generator)]
+
+    ours, theirs = both(lambda make: sb.initialize(deferred(make))), both(lambda make: make())
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_what_a_generator_draws_is_in_the_fingerprint():
+    def build(seed):
+        return sb.plan(deferred(net(lambda self: self.register_buffer("b", torch.rand(5, generator=seeded(seed))))))
+
+    assert build(1).fingerprint() == build(1).fingerprint() != build(2).fingerprint()
+
+
+class Irrep(tuple):
+    __slots__ = ()
+
+    def __len__(self):
+        raise NotImplementedError
+
+
+def test_tuples_that_have_no_length_may_hold_tensors():
+    def build(self):
+        self.weight = nn.Parameter(torch.ones(3))
+        self.parts = Irrep((torch.arange(3.0), 1))
+
+    assert sb.initialize(deferred(net(build))).parts[0].tolist() == [0, 1, 2]

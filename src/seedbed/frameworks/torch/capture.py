@@ -19,20 +19,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seedbed.errors import CaptureError
-from seedbed.frameworks.torch import diverted, origins
+from seedbed.frameworks.torch import diverted, origins, record
+from seedbed.frameworks.torch.generators import Brought
 from seedbed.frameworks.torch.laws import Law, made_by, overlaid
 from seedbed.frameworks.torch.looking import Looking
-from seedbed.frameworks.torch.record import (
-    Cell,
-    Event,
-    Geometry,
-    Ref,
-    Site,
-    events_of,
-    flips_of,
-    site_of,
-    written_unsaid,
-)
+from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, site_of
 from seedbed.frameworks.torch.replay import foreign, forget, work_out
 
 META = torch.device("meta")
@@ -124,6 +115,7 @@ class Recording(TorchDispatchMode):
         self.cells: dict[int, tuple[Any, Cell]] = {}
         self.devices: dict[int, str] = {}
         self.modules: dict[int, nn.Module] = {}
+        self.brought = Brought()
 
     def cell_of(self, tensor: torch.Tensor) -> Cell | None:
         """What a tensor's storage holds, if it is one of those recorded."""
@@ -179,7 +171,7 @@ class Recording(TorchDispatchMode):
             real = len(args) > 1 and args[1].device.type != "meta"
             return self._set(args[0], *args[1:]) if real else func(*args)  # nothing is written
         places = dict(zip(kind.names, args, strict=False))
-        mutated = (*kind.mutated, *written_unsaid(name, places))
+        mutated = (*kind.mutated, *record.written_unsaid(name, places))
         targets = tensors_in(places[n] if n in places else kwargs.get(n) for n in mutated)
         if any(not t.is_meta for t in targets):  # memory of someone else's: written for real
             given, keywords = pytree.tree_map_only(torch.Tensor, self.real, (args, kwargs))
@@ -192,7 +184,9 @@ class Recording(TorchDispatchMode):
             return self._for_real(func, args, kwargs, targets, random=kind.random)
         given, keywords = self.refs(args), self.refs(kwargs)
         recorded = {**kind.defaults, **dict(zip(kind.names, given, strict=False)), **keywords}
-        event = Event(func, given, keywords, site_of(), random=kind.random)
+        taken = self.brought.draw(name, func, given, keywords)
+        event = Event(func, given, keywords, site_of(), random=kind.random and taken is None)
+        event.taken = taken
         self._wrote(event, name, recorded, targets)
         if kind.fresh or not targets:
             device = str(asked) if asked is not None else next(map(self.device_of, leaves), "cpu")
@@ -271,7 +265,7 @@ class Recording(TorchDispatchMode):
             geometry = Geometry.of(target)
             whole = name in WRITES_ONLY and geometry.fills(storage.nbytes(), target.element_size())
             law = None
-            if len(targets) == 1 and not any(flips_of(target)):
+            if len(targets) == 1 and event.taken is None and not any(record.flips_of(target)):
                 law = made_by(event.func, name, dict(values), target, event.index)
                 same = before.law is not None and before.law.geometry == geometry and before.law.dtype == target.dtype
                 if law is not None and not whole and not same:
@@ -299,7 +293,7 @@ class Recording(TorchDispatchMode):
                 real = values["self"]
                 one = real.reshape((1,) * real.dim()) if real.numel() == 1 else None
                 cell.law = Law(one, Geometry.of(leaf), leaf.dtype) if one is not None else None
-            elif place == 0:
+            elif place == 0 and event.taken is None:
                 cell.law = made_by(event.func, name, dict(values), leaf, event.index)
             event.outs.append((place, cell, Geometry.of(leaf), leaf.dtype))
             self.put(leaf, cell)
@@ -394,6 +388,7 @@ def deferred() -> Iterator[None]:
         ):
             stack.callback(register(seen).remove)
         stack.callback(forget)
+        stack.callback(recording.brought.advance)
         stack.enter_context(diverted.diverting(active))
         stack.callback(setattr, _local, "recording", None)
         _local.recording = recording

@@ -76,7 +76,8 @@ def call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         bound.apply_defaults()
         arguments = {k: v for k, v in bound.arguments.items() if k not in ("tensor", "generator")}
         tensor = bound.arguments["tensor"]
-        if recording.divert(name, tensor, arguments):
+        brought = bound.arguments.get("generator") not in (None, torch.default_generator)  # draws for itself
+        if not brought and recording.divert(name, tensor, arguments):
             return tensor
     return original(*args, **kwargs)
 

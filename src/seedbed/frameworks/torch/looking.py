@@ -28,6 +28,8 @@ class Looking(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if kwargs.get("generator") is not None:
+            kwargs = {**kwargs, "generator": self.recording.brought.own(kwargs["generator"])}
         answer = ANSWERS.get(func)
         if answer is not None and type(args[0]) is not nn.UninitializedParameter and self.recording.cell_of(args[0]):
             with _disable_current_modes():

@@ -109,10 +109,12 @@ def tensors_in(module: nn.Module, attribute: str) -> list[torch.Tensor]:
         seen.add(id(value))
         if isinstance(value, torch.Tensor):
             found.append(value)
-        elif isinstance(value, (list, tuple)):
-            todo += reversed(value)
+        elif isinstance(value, tuple):  # whatever a subclass makes of its length
+            todo += [*tuple.__iter__(value)][::-1]
+        elif isinstance(value, list):
+            todo += [*list.__iter__(value)][::-1]
         elif isinstance(value, dict):
-            todo += reversed(value.values())
+            todo += [*dict.values(value)][::-1]
         elif isinstance(value, nn.Module) and value is not module:
             todo += [v for k, v in reversed(vars(value).items()) if k != NOTE]
     return found
@@ -272,4 +274,6 @@ def _digest(record: Record) -> str:
     for event in events_of(record.cell):
         plainly = [a if isinstance(a, (int, float, str, bool)) else type(a).__name__ for a in event.args]
         digest.update(f"{event.name} {plainly} {[g for _, _, g, _ in event.outs]}".encode())
+        if event.taken is not None:
+            digest.update(event.taken.drawn.states[0].numpy().tobytes() + bytes([event.taken.number % 256]))
     return digest.hexdigest()

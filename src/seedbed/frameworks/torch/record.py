@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
+    from seedbed.frameworks.torch.generators import Taken
     from seedbed.frameworks.torch.laws import Law
 
 
@@ -171,15 +172,17 @@ class Event:
         outs: For each tensor it returned that is new: its place among the leaves of what was returned,
             its cell, its geometry and its dtype.
         writes: The cells it wrote into, each with what it left there.
+        taken: Its place among the draws of a generator that the constructor brought.
     """
 
-    __slots__ = ("args", "default", "func", "index", "kwargs", "outs", "random", "site", "writes")
+    __slots__ = ("args", "default", "func", "index", "kwargs", "outs", "random", "site", "taken", "writes")
     counter = itertools.count()
 
     def __init__(self, func: Any, args: Any, kwargs: Any, site: Site, *, random: bool) -> None:
         self.index = next(Event.counter)
         self.func, self.args, self.kwargs, self.site, self.random = func, args, kwargs, site, random
         self.default = torch.get_default_dtype()
+        self.taken: Taken | None = None
         self.outs: list[tuple[int, Cell, Geometry, torch.dtype]] = []
         self.writes: list[tuple[Cell, Cell]] = []
 

@@ -130,6 +130,10 @@ def _carry_out(
     elif isinstance(event.func, str):
         draw = Draw((0, 0, 0, 0), tuple(args[0].shape), Region.whole(tuple(args[0].shape)))  # it draws nothing
         out = diverted.carry_out(event.func, kwargs, args[0], draw)
+    elif event.taken is not None:
+        generator = event.taken.generator()
+        out = event.func(*args, **kwargs, generator=generator)
+        event.taken.done(generator)
     else:
         out = event.func(*args, **kwargs)
     leaves = pytree.tree_leaves(out)
@@ -229,6 +233,7 @@ def _values(event: Event, name: str, given: dict[str, Any], draw: Draw) -> Any:
 
 def described(cell: Cell) -> str:
     """The operations that a cell is made by, in a few words."""
-    names = [e.name.strip("_") for e in events_of(cell) if e.name not in UNSEEN]
+    events = [e for e in events_of(cell) if e.name not in UNSEEN]
+    names = [e.name.strip("_") + " by a generator" * (e.taken is not None) for e in events]
     short = [n for i, n in enumerate(names) if i == 0 or names[i - 1] != n]
     return ", ".join(short if len(short) <= 5 else [*short[:2], f"{len(short) - 3} more", short[-1]]) or "given values"
