@@ -1,14 +1,22 @@
 """What constructors of other people's libraries do, that few models here do."""
 
+import copy
+import io
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from tests.frameworks.pairs import agree, deferred, named, net, same
 from torch import nn
+from torch.nn import init
 
 import seedbed as sb
+from seedbed.errors import CaptureError, PlanError
 from seedbed.fill import fill
+from seedbed.initializers import Keep, Ones
 
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor", "ignore:Sparse invariant")
 CASES = {}
 
 
@@ -82,6 +90,28 @@ def one_memory_for_several(self):
     turns = torch.arange(10.0)
     self.register_buffer("even", turns[::2])
     self.register_buffer("odd", turns[1::2])
+
+
+@case
+def lists_of_sparse_tensors(self):
+    self.register_buffer("pairs", torch.sparse_coo_tensor([[0, 1], [1, 0]], [1.0, 2.0], (2, 2)).to_dense())
+    self.register_buffer("rows", torch.sparse_csr_tensor([0, 1, 2], [0, 1], [1.0, 2.0]).to_dense())
+
+
+@case
+def files_and_other_libraries(self):
+    self.register_buffer("pickled", pickle.loads(pickle.dumps(torch.arange(3))))
+    self.register_buffer("parameter", pickle.loads(pickle.dumps(nn.Parameter(torch.arange(3.0)))).detach())
+    file = io.BytesIO()
+    torch.save({"a": torch.arange(4.0)}, file)
+    file.seek(0)
+    self.register_buffer("saved", torch.load(file)["a"])
+    self.register_buffer("taken", torch.from_dlpack(torch.arange(3.0)))
+    self.register_buffer("array", torch.from_numpy(np.from_dlpack(torch.arange(3.0)).copy()))
+    self.weight = nn.Parameter(torch.randn(30))
+    self.shallow = copy.copy(self.weight)
+    assert self.shallow.data_ptr() == self.weight.data_ptr() != torch.ones(2).data_ptr()
+    assert self.weight[1:].data_ptr() == self.weight.data_ptr() + 4
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -178,3 +208,66 @@ def test_tuples_that_have_no_length_may_hold_tensors():
         self.parts = Irrep((torch.arange(3.0), 1))
 
     assert sb.initialize(deferred(net(build))).parts[0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("write", [pickle.dumps, lambda t: torch.save(t, io.BytesIO())])
+def test_what_is_drawn_cannot_be_written_to_a_file(write):
+    with sb.deferred(), pytest.raises(CaptureError, match="reads values that are drawn at random"):
+        write(nn.Linear(2, 2).weight)
+
+
+@net
+def two(self):
+    self.linear = nn.Linear(3, 3)
+    self.register_buffer("table", torch.arange(4.0))
+
+
+def write_weight(model):
+    init.ones_(model.linear.weight)
+
+
+def replace_weight(model):
+    model.linear.weight = nn.Parameter(model.linear.weight * 2)
+
+
+def replace_table(model):
+    model.table = model.table * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "told"),
+    [
+        (write_weight, "linear.weight", "written to after deferred"),
+        (replace_weight, "linear.weight", "replaced after deferred"),
+        (replace_table, "table", "replaced after deferred"),
+    ],
+)
+def test_what_is_done_after_the_construction_is_not_overlooked(change, path, told):
+    model = deferred(two)
+    change(model)
+    with pytest.raises(PlanError, match=f"^{path}: ") as caught:
+        sb.initialize(model)
+    assert told in str(caught.value)
+    where = sb.Where(path=path, role="buffer" if path == "table" else "weight")
+    sb.initialize(model, recipe=sb.Recipe((sb.Rule(where, Ones()), sb.Rule("*", Keep()))))
+    assert (named(model)[path] == 1).all()
+
+
+def test_copies_dtypes_and_second_starts_are_not_taken_for_changes():
+    model = deferred(two)
+    for other in (copy.deepcopy(model).to(torch.float64), model.to(torch.bfloat16).requires_grad_(False)):
+        assert torch.equal(sb.initialize(other).table, torch.arange(4.0).to(other.table.dtype))
+    init.ones_(model.linear.weight)
+    sb.initialize(model.to("meta"))
+    assert not (model.linear.weight == 1).all()
+
+
+def test_memory_may_change_its_size_afterwards():
+    def build(self):
+        self.weight = nn.Parameter(torch.randn(4))
+        self.register_buffer("seen", torch.tensor([]))
+
+    model = sb.initialize(deferred(net(build)))
+    sb.check(model, sb.plan(deferred(net(build))))
+    assert model.seen.resize_(3).shape == (3,)
+    assert model.weight.data.resize_(6).shape == (6,)

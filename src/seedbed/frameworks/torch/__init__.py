@@ -37,6 +37,7 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
+    _not_compiled(model)
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
     noted = notes.told(model)
     if settled:
@@ -91,6 +92,16 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
             )
         )
     return Specs(tuple(params), name, settled.settled if settled else ())
+
+
+def _not_compiled(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{path or 'The model'}: is compiled by torch.jit, which keeps its parameters out of reach.",
+                remedy="Start the model first, then compile it.",
+                path=path,
+            )
 
 
 def _at(module: nn.Module, leaf: str) -> torch.Tensor:

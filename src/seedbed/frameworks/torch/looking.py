@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from seedbed.frameworks.torch.capture import Recording
 
 META = torch.device("meta")
+FAR = 1 << 62
+"""An address where nothing is: tensors are compared by theirs."""
 
 
 class Looking(TorchFunctionMode):
@@ -46,6 +48,10 @@ class Looking(TorchFunctionMode):
             return self._placed(torch.Tensor.to(args[0], META, copy=True), asked)
         if func == SET_DATA and not args[1].is_meta and self.recording.cell_of(args[0]):
             return func(args[0], self.recording.literal(args[1], site_of()))
+        if func in SPARSE:
+            args = tuple(
+                torch.tensor(a) if isinstance(a, (list, tuple)) and n < SPARSE[func] else a for n, a in enumerate(args)
+            )
         if func in MAKES and args and isinstance(args[0], (list, tuple)):
             args = (self._read(args[0]), *args[1:])
         if func in INDEXES and self.recording.cell_of(args[0]):
@@ -85,13 +91,22 @@ def indices(index: Any) -> Any:
 
 SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 MAKES = {torch.tensor, torch.as_tensor}
+SPARSE = {torch.sparse_coo_tensor: 2, torch.sparse_csr_tensor: 3, torch.sparse_csc_tensor: 3}
+"""Functions that make tensors of lists, and how many."""
 MOVES = {torch.Tensor.to}
 INDEXES = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
+
+
 ANSWERS = {
     torch.Tensor.device.__get__: lambda r, t: torch.device(r.device_of(t)),  # type: ignore[attr-defined]
     torch.Tensor.is_meta.__get__: lambda *_: False,  # type: ignore[attr-defined]
     torch.Tensor.is_cpu.__get__: lambda r, t: r.device_of(t) == "cpu",  # type: ignore[attr-defined]
     torch.Tensor.is_cuda.__get__: lambda r, t: r.device_of(t).startswith("cuda"),  # type: ignore[attr-defined]
+    torch.Tensor.data_ptr: lambda _, t: (
+        FAR + (t.untyped_storage()._cdata << 12) + t.storage_offset() * t.element_size()
+    ),
+    torch.Tensor.__dlpack__: lambda r, t, **k: r.real(t).detach().__dlpack__(**k),
+    torch.Tensor.__dlpack_device__: lambda r, t: r.real(t).__dlpack_device__(),
     torch.Tensor.tolist: lambda r, t: r.real(t).tolist(),
     torch.Tensor.numpy: lambda r, t, **_: r.real(t).detach().numpy(),
     torch.Tensor.__array__: lambda r, t, *a, **k: r.real(t).detach().__array__(*a, **k),

@@ -70,12 +70,14 @@ class Note:
         paths: All its paths there.
         origins: By the names of its parameters and buffers.
         loose: Of the tensors in its other attributes, in the order in which `tensors_in` finds them.
+        fresh: Whether its tensors are those that were built, neither copied nor started.
     """
 
     prefix: str = ""
     paths: tuple[str, ...] = ()
     origins: dict[str, Origin] = field(default_factory=dict)
     loose: dict[str, tuple[Origin | None, ...]] = field(default_factory=dict)
+    fresh: bool = False
 
     def __reduce__(self) -> Any:
         return Note, ()  # a file holds values, not how they came to be
@@ -87,6 +89,29 @@ class Note:
 def note_of(module: nn.Module) -> Note | None:
     """A layer's note."""
     return module.__dict__.get(NOTE)
+
+
+def settled_now(model: nn.Module) -> None:
+    """Forget that a model's tensors are those that were built: they have been started."""
+    for module in model.modules():
+        if (noted := note_of(module)) is not None:
+            noted.fresh = False
+
+
+def since(noted: Note, origin: Origin, tensor: torch.Tensor) -> str:
+    """What was done to a tensor after the `deferred()` it was built in, where nothing is recorded."""
+    record = origin.record
+    if not noted.fresh or record.cell is None or not tensor.is_meta or tensor.is_inference():
+        return ""
+    built, version = tensor.__dict__.get(NOTE, (0, 0))
+    if built == id(tensor):
+        return (
+            "written to after deferred(), where nothing is recorded; do it inside, or after the start"
+            if tensor._version != version
+            else ""
+        )
+    moved = tensor.dtype != record.dtype or tensor.stride() != record.geometry.stride  # as `.to()` does with buffers
+    return "" if moved else "replaced after deferred(), where nothing is recorded; do it inside, or after the start"
 
 
 def note(recording: Recording) -> None:
@@ -161,7 +186,11 @@ class Settling:
         for i, (path, record) in self.records.items():
             if i not in self.first:
                 self.first[i] = self._by_program(path, record)
+        for _, module in self.places:
+            module.__dict__[NOTE].fresh = True
         for module, leaf, _, tensor in own:
+            if tensor.is_meta and not is_lazy(tensor) and not tensor.is_inference():
+                tensor.__dict__[NOTE] = id(tensor), tensor._version
             if id(tensor) in self.first:
                 module.__dict__[NOTE].origins[leaf] = self.first[id(tensor)]
         for module, attribute, named in loose:

@@ -17,6 +17,7 @@ from seedbed.errors import InputError, PlanError, UninitializedError, columns, c
 from seedbed.fill import Draw, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
+from seedbed.frameworks.torch.origins import settled_now
 from seedbed.frameworks.torch.record import Geometry, flipped, flips_of, span_of
 from seedbed.frameworks.torch.replay import tensor_on
 from seedbed.frameworks.torch.told import Program, device_of, loose_tensors
@@ -24,8 +25,6 @@ from seedbed.frameworks.torch.twin import named_tensors
 from seedbed.materialize import Which, advise
 from seedbed.plan import Entry, Plan, key
 from seedbed.region import Region
-
-BITS = {"uint8": torch.uint8, "uint16": torch.uint16}
 
 
 class Memory:
@@ -50,10 +49,26 @@ class Memory:
             self.tensor[region.slices].copy_(made)
 
 
+class _Seen:
+    """A CPU tensor's memory, for NumPy; `Tensor.numpy` would forbid PyTorch to give it another size ever after."""
+
+    def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
+        self.tensor = tensor
+        kind = np.dtype(str(storage_dtype(dtype)))
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": kind.str,
+            "shape": tuple(tensor.shape),
+            "strides": tuple(n * kind.itemsize for n in tensor.stride()),
+            "data": (tensor.data_ptr(), False),
+        }
+
+
 def view_of(tensor: torch.Tensor, dtype: str) -> NDArray[Any]:
     """A CPU tensor's memory as NumPy sees it."""
-    held = str(storage_dtype(dtype))
-    return (tensor if held == dtype else tensor.view(BITS[held])).numpy()
+    if not tensor.numel():
+        return np.empty(tuple(tensor.shape), storage_dtype(dtype))
+    return np.asarray(_Seen(tensor, dtype))
 
 
 @contextmanager
@@ -102,6 +117,7 @@ def placing(
         yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
         if which != "known":
             forget(model.modules() if which == "all" else [model, *settled])
+        settled_now(model)
 
 
 def fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -53,7 +53,8 @@ def _contents(cell: Cell) -> torch.UntypedStorage:
 def foreign(site: Site) -> CaptureError:
     """What to say of values that nobody recorded."""
     return CaptureError(
-        f"{site}: needs the values of a meta tensor that was made elsewhere.", remedy="Make it inside deferred()."
+        f"{site}: needs the values of a meta tensor that was made elsewhere.",
+        remedy="Make it inside this deferred(). If a cache kept it from another one, clear the cache.",
     )
 
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from seedbed.errors import CaptureError
 from seedbed.fill import storage_dtype
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, tensors_in
+from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, since, tensors_in
 from seedbed.frameworks.torch.record import Event, Record, events_of, flipped
 from seedbed.frameworks.torch.replay import carry_out, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
@@ -104,6 +104,9 @@ def told(model: nn.Module) -> dict[str, Told]:
             if tensor is None or is_lazy(tensor) or tuple(tensor.shape) != origin.record.geometry.size:
                 continue
             path = f"{prefix}.{leaf}" if prefix else leaf
+            if done := since(noted, origin, tensor):
+                found[path] = Told(Start(None), done, path, "")
+                continue
             here = _told(origin, path, moved(noted, (base + prefix).rstrip(".")))
             earlier, same = copies.setdefault(id(origin), (here, tensor))
             if same is not tensor and _draws(origin):  # copied after it was built
