@@ -107,7 +107,10 @@ class Brought:
         """A generator, if it is the constructor's own, and draws what is drawn on the CPU."""
         if generator is torch.default_generator or generator.device.type != "cpu":
             return None
-        self.seen[id(generator)] = weakref.ref(generator)
+        try:
+            self.seen[id(generator)] = weakref.ref(generator)
+        except TypeError:  # PyTorch of that age; it stays until the end then
+            self.seen[id(generator)] = lambda: generator
         return generator
 
     def draw(self, name: str, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Taken | None:

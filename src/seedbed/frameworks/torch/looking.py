@@ -105,7 +105,7 @@ ANSWERS = {
     torch.Tensor.data_ptr: lambda _, t: (
         FAR + (t.untyped_storage()._cdata << 12) + t.storage_offset() * t.element_size()
     ),
-    torch.Tensor.__dlpack__: lambda r, t, **k: r.real(t).detach().__dlpack__(**k),
+    torch.Tensor.__dlpack__: lambda r, t, *a, **k: r.real(t).detach().__dlpack__(*a, **k),
     torch.Tensor.__dlpack_device__: lambda r, t: r.real(t).__dlpack_device__(),
     torch.Tensor.tolist: lambda r, t: r.real(t).tolist(),
     torch.Tensor.numpy: lambda r, t, **_: r.real(t).detach().numpy(),
