@@ -506,6 +506,9 @@ CASES = {
     "capture_needs_what_is_drawn": lambda: built("weight = torch.randn(3)\nplaces = weight.nonzero()"),
     "capture_of_another_draw": lambda: built("chances = torch._sample_dirichlet(torch.ones(3))"),
     "capture_of_a_draw_without_numbers": lambda: started("self.w = nn.Parameter(torch.poisson(torch.ones(3)))"),
+    "capture_of_a_model_compiled_by_jit": lambda: sb.plan(
+        nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)))
+    ),
     "capture_of_a_foreign_meta_tensor": lambda: built("size = foreign.sum().item()"),
     "capture_of_a_foreign_value": lambda: built("size = foreign[0].item()"),
     "capture_of_a_part_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3).triu())"),

@@ -22,6 +22,7 @@ from tests.frameworks.zoo import ZOO
 import seedbed as sb
 from seedbed.initializers import Chain, Recorded
 
+SECTION = "\n## Libraries"
 PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "architectures.md"
 FULL = (
     *("GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM"),
@@ -32,7 +33,8 @@ FULL = (
 )
 HEAD = f"""# Architectures, built deferred
 
-Made by `python scripts/evidence/architectures.py` with transformers {transformers.__version__}, which writes this page anew.
+Made by `python scripts/evidence/architectures.py` with transformers {transformers.__version__}, which writes this page anew,
+up to the section on libraries.
 
 *Recognized*: tensors whose start is one of seedbed's initializers. *Chains*: those whose operations treat each element
 by itself, so that any part is computed alone. *Computed*: those whose operations are carried out again on the whole.
@@ -97,7 +99,8 @@ def main() -> None:
     heads = "values, millions | recognized | chains | computed | copies | built, s | planned, s | memory grew, MB"
     lines += ["", f"| architecture, full size | {heads} |", "|---|---|---|---|---|---|---|---|---|"]
     lines += [full(name) for name in FULL]
-    PAGE.write_text("\n".join(lines) + "\n")
+    _, section, others = PAGE.read_text().partition(SECTION)  # strangers.py writes that
+    PAGE.write_text("\n".join(lines) + "\n" + section + others)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_every_layer_of_torch_nn_with_parameters_is_in_the_table():
     assert parametric() == set()
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if hasattr(nn, name)])  # an older PyTorch lacks some
 def test_a_layers_own_start_is_the_one_its_constructor_gives(name):
     """Constants equal, supports equal, and spreads within 6.5 standard errors of 300 values or more."""
     cls = getattr(nn, name)

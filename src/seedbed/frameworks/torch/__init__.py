@@ -14,7 +14,9 @@ from seedbed.errors import InputError, ModelError
 from seedbed.frameworks import Room
 from seedbed.frameworks.torch import capture, layers, lazy, place, resets, settle, twin
 from seedbed.frameworks.torch import told as notes
+from seedbed.frameworks.torch.laws import disjoint
 from seedbed.frameworks.torch.mismatch import plain
+from seedbed.frameworks.torch.record import Geometry, flips_of, span_of
 from seedbed.initializers import Initializer, Native
 from seedbed.materialize import Which
 from seedbed.plan import Plan
@@ -36,6 +38,7 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
+    _not_compiled(model)
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
     noted = notes.told(model)
     if settled:
@@ -95,6 +98,16 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
     return Specs(tuple(params), name, settled.settled if settled else ())
 
 
+def _not_compiled(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{path or 'The model'}: is compiled by torch.jit, which keeps its parameters out of reach.",
+                remedy="Start the model first, then compile it.",
+                path=path,
+            )
+
+
 def _at(module: nn.Module, leaf: str) -> torch.Tensor:
     tensor = module._parameters.get(leaf)
     tensor = module._buffers[leaf] if tensor is None else tensor
@@ -121,14 +134,16 @@ def _owners(model: nn.Module) -> dict[str, tuple[list[str], list[str]]]:
             storages.setdefault(tensor.untyped_storage()._cdata, []).append(i)
     inside: dict[int, int] = {}
     for members in storages.values():
-        spans = {i: _span(tensors[i]) for i in members}
-        group = sorted(members, key=lambda i: (-tensors[i].numel(), not tensors[i].is_contiguous()))
+        spans = {i: span_of(tensors[i]) for i in members}
+        group = sorted(members, key=lambda i: (-tensors[i].nbytes, not tensors[i].is_contiguous()))
         for n, i in enumerate(group[1:], 1):
             for j in group[:n]:
                 (a, b), (c, d) = spans[i], spans[j]
                 if j in inside or b <= c or d <= a:
                     continue
-                if not (c <= a and b <= d and d - c == tensors[j].numel()):
+                if not (c <= a and b <= d and d - c == tensors[j].nbytes):
+                    if tensors[i].dtype == tensors[j].dtype and disjoint([Geometry.of(tensors[n]) for n in (i, j)]):
+                        continue
                     raise ModelError(
                         f"{paths[i][0]} and {paths[j][0]} overlap in memory, and neither lies inside the other.",
                         remedy="Give them memory of their own, or make one a view of the other.",
@@ -145,12 +160,7 @@ def _owners(model: nn.Module) -> dict[str, tuple[list[str], list[str]]]:
 
 
 def _geometry(tensor: torch.Tensor) -> tuple[object, ...]:
-    return tensor.size(), tensor.stride(), tensor.storage_offset()
-
-
-def _span(tensor: torch.Tensor) -> tuple[int, int]:
-    first = tensor.storage_offset()
-    return first, first + 1 + sum((n - 1) * s for n, s in zip(tensor.size(), tensor.stride(), strict=True))
+    return Geometry.of(tensor), flips_of(tensor)
 
 
 def translate(native: Native, spec: ParamSpec) -> Initializer:

@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seedbed.errors import CaptureError
-from seedbed.frameworks.torch import diverted, origins
+from seedbed.frameworks.torch import diverted, origins, record
+from seedbed.frameworks.torch.generators import Brought
 from seedbed.frameworks.torch.laws import Law, made_by, overlaid
 from seedbed.frameworks.torch.looking import Looking
 from seedbed.frameworks.torch.operators import EMPTY, SHAPES, WRITES_ONLY, Kind, kind_of
@@ -57,6 +58,7 @@ class Recording(TorchDispatchMode):
         self.cells: dict[int, tuple[Any, Cell]] = {}
         self.devices: dict[int, str] = {}
         self.modules: dict[int, nn.Module] = {}
+        self.brought = Brought()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -81,7 +83,7 @@ class Recording(TorchDispatchMode):
             return leaf
         cell = self.cell_of(leaf)
         if cell is not None:
-            return Ref(cell, Geometry.of(leaf), leaf.dtype)
+            return Ref.of(cell, leaf)
         if leaf.is_meta or (leaf.numel() > SMALL and leaf.untyped_storage().resizable()):
             return leaf.detach()
         return leaf.detach().clone()  # NumPy may have it too, and write to it
@@ -121,7 +123,8 @@ class Recording(TorchDispatchMode):
             real = len(args) > 1 and args[1].device.type != "meta"
             return self._set(args[0], *args[1:]) if real else func(*args)  # nothing is written
         places = dict(zip(kind.names, args, strict=False))
-        targets = tensors_in(places[n] if n in places else kwargs.get(n) for n in kind.mutated)
+        mutated = (*kind.mutated, *record.written_unsaid(name, places))
+        targets = tensors_in(places[n] if n in places else kwargs.get(n) for n in mutated)
         if any(not t.is_meta for t in targets):  # memory of someone else's: written for real
             given, keywords = pytree.tree_map_only(torch.Tensor, self.real, (args, kwargs))
             return func(*given, **keywords)
@@ -133,9 +136,11 @@ class Recording(TorchDispatchMode):
             return self._for_real(func, args, kwargs, targets, random=kind.random)
         given, keywords = self.refs(args), self.refs(kwargs)
         recorded = kind.named(given, keywords)
-        event = Event(func, given, keywords, site_of(), random=kind.random)
+        taken = self.brought.draw(name, func, given, keywords)
+        event = Event(func, given, keywords, site_of(), random=kind.random and taken is None)
+        event.taken = taken
         self._wrote(event, name, recorded, targets)
-        if not targets:
+        if kind.fresh or not targets:
             device = str(asked) if asked is not None else next(map(self.device_of, leaves), "cpu")
             self._made(event, name, recorded, out, device)
         return out
@@ -143,7 +148,8 @@ class Recording(TorchDispatchMode):
     def _filled(self, kind: Kind, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Record what most operations of a constructor are: they write all of a tensor, and read no other."""
         target = args[0]
-        if target.layout is not torch.strided:
+        brought = kwargs.get("generator") is not None
+        if target.layout is not torch.strided or brought or any(record.flips_of(target)):
             return False
         storage = target.untyped_storage()
         place = storage._cdata
@@ -234,7 +240,7 @@ class Recording(TorchDispatchMode):
             geometry = Geometry.of(target)
             whole = name in WRITES_ONLY and geometry.fills(storage.nbytes(), target.element_size())
             law = None
-            if len(targets) == 1:
+            if len(targets) == 1 and event.taken is None and not any(record.flips_of(target)):
                 law = made_by(event.func, name, values, target, geometry, event.index)
                 same = before.law is not None and before.law.geometry == geometry and before.law.dtype == target.dtype
                 if law is not None and not whole and not same:
@@ -244,7 +250,7 @@ class Recording(TorchDispatchMode):
             after.over = before.event.site if whole and before.written else before.over
             after.written = True if whole else _written(before, law)
             if whole:  # what was there is not read, and may be forgotten
-                event.args = (Ref(after, geometry, target.dtype), *event.args[1:])
+                event.args = (Ref.of(after, target), *event.args[1:])
             event.writes.append((before, after))
             self.put(target, after)
 
@@ -262,7 +268,7 @@ class Recording(TorchDispatchMode):
                 real = values["self"]
                 one = real.reshape((1,) * real.dim()) if real.numel() == 1 else None
                 cell.law = Law(one, geometry, dtype) if one is not None else None
-            elif place == 0:
+            elif place == 0 and event.taken is None:
                 cell.law = made_by(event.func, name, values, leaf, geometry, event.index)
             event.outs.append((place, cell, geometry, dtype))
             self.put(leaf, cell)
@@ -289,7 +295,7 @@ class Recording(TorchDispatchMode):
             if tensor.is_meta:
                 raise foreign(site_of())
             return tensor
-        return work_out(Ref(cell, Geometry.of(tensor), tensor.dtype), site_of(), what)
+        return work_out(Ref.of(cell, tensor), site_of(), what)
 
     def drawn_by(self, tensor: torch.Tensor) -> str:
         """The last of the operations that drew a tensor's values; empty where none did."""
@@ -304,7 +310,7 @@ class Recording(TorchDispatchMode):
             return False
         event = Event(
             name,
-            (Ref(before, Geometry.of(tensor), tensor.dtype),),
+            (Ref.of(before, tensor),),
             dict(arguments),
             site_of(),
             random=diverted.draws(name),
@@ -318,7 +324,7 @@ class Recording(TorchDispatchMode):
         after.over = before.event.site if whole and before.written else before.over
         after.written = True if whole else None
         if whole:
-            event.args = (Ref(after, geometry, tensor.dtype),)
+            event.args = (Ref.of(after, tensor),)
         event.writes.append((before, after))
         self.put(tensor, after)
         return True
@@ -357,6 +363,7 @@ def deferred() -> Iterator[None]:
         ):
             stack.callback(register(seen).remove)
         stack.callback(forget)
+        stack.callback(recording.brought.advance)
         stack.enter_context(diverted.diverting(active))
         stack.callback(setattr, _local, "recording", None)
         _local.recording = recording

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.record import Cell, Event, Geometry, Record, Ref, events_of
+from seedbed.frameworks.torch.record import UNFLIPPED, Cell, Event, Geometry, Record, Ref, events_of
 from seedbed.frameworks.torch.replay import (
     ONE_AT_A_TIME,
     DrawFor,
@@ -161,7 +161,7 @@ def steps_of(record: Record, known: Mapping[int, Filled]) -> Steps | None:
         record: The tensor.
         known: Cells that an initializer fills, by their ids.
     """
-    if record.cell is None or record.geometry.count < 2:
+    if record.cell is None or record.geometry.count < 2 or record.flips != UNFLIPPED:
         return None
     reading = _Reading(record.geometry.count, known)
     events = events_of(record.cell, known)
@@ -226,7 +226,7 @@ class _Reading:
     def step(self, event: Event) -> Step | None:
         """An operation on blocks, if it is one."""
         try:
-            if not _by_element(event):
+            if not _by_element(event) or any(ref.flips != UNFLIPPED for ref in event.refs()):
                 return None
             writes = self._writes(event)
             args, kwargs = self._arguments(event)
@@ -303,6 +303,8 @@ def _by_element(event: Event) -> bool:
     name = event.name
     if event.random:
         return name in DRAWS
+    if event.taken is not None:
+        return False
     if isinstance(event.func, str):
         return False
     return torch.Tag.pointwise in event.func.tags or name in COPIES or name in FACTORIES or name in WRITES

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils._python_dispatch import _disable_current_modes
 
 from seedbed.fill import Draw
 from seedbed.initializers import Dirac, Identity, Initializer, Orthogonal, Sparse, TruncatedNormal
@@ -24,6 +26,8 @@ from seedbed.initializers import Dirac, Identity, Initializer, Orthogonal, Spars
 NAMES = ("trunc_normal_", "orthogonal_", "sparse_", "eye_", "dirac_")
 ASKS = "_is_orthogonal"
 """What the orthogonal parametrization asks of a matrix; of one that is drawn, the draw tells."""
+PICKLES = "_reduce_ex_internal"
+"""What pickle asks of a tensor: a file gets values. A shallow copy asks it too, and shares memory."""
 _lock = threading.Lock()
 _open = 0
 _originals: dict[str, types.FunctionType] = {}
@@ -71,19 +75,30 @@ def call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     original, recording = _originals[name], _active()
     if name == ASKS and recording and (answer := recording.drawn_by(args[0])):
         return answer == "orthogonal_"
+    if name == PICKLES:
+        frame = sys._getframe(3)
+        copies = any(f and f.f_globals.get("__name__") == "copy" for f in (frame, frame.f_back))
+        known = recording and not copies and recording.cell_of(args[0])
+        if not known:
+            return original(*args)
+        with _disable_current_modes():
+            return original(recording.real(args[0]), *args[1:])
     if recording:
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = {k: v for k, v in bound.arguments.items() if k not in ("tensor", "generator")}
         tensor = bound.arguments["tensor"]
-        if recording.divert(name, tensor, arguments):
+        brought = bound.arguments.get("generator") not in (None, torch.default_generator)  # draws for itself
+        if not brought and recording.divert(name, tensor, arguments):
             return tensor
     return original(*args, **kwargs)
 
 
 def _functions() -> list[tuple[str, types.FunctionType]]:
     asks = getattr(parametrizations, ASKS, None)
-    return [(name, getattr(nn.init, name)) for name in NAMES] + ([(ASKS, asks)] if asks else [])
+    pickles = getattr(torch.Tensor, PICKLES, None)
+    others = [(ASKS, asks), (PICKLES, pickles)]
+    return [(name, getattr(nn.init, name)) for name in NAMES] + [(name, f) for name, f in others if f]
 
 
 def _stand_in(name: str) -> types.CodeType:

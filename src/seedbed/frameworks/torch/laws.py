@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from seedbed.errors import InitializerError
-from seedbed.frameworks.torch.record import Geometry, Ref
+from seedbed.frameworks.torch.record import UNFLIPPED, Geometry, Ref
 from seedbed.frameworks.torch.resets import box_of, constant
 from seedbed.initializers import Initializer, Normal, Overlay, TruncatedNormal, Uniform
 from seedbed.initializers.choices import Box
@@ -134,7 +134,7 @@ def _apart(boxes: Sequence[Sequence[tuple[int, int]]]) -> bool:
 
 def seen_through(ref: Ref) -> Law | None:
     """The law of the elements that a tensor takes from its storage."""
-    law = ref.cell.law
+    law = ref.cell.law if ref.flips == UNFLIPPED else None
     if law is None or law.dtype != ref.dtype or law.geometry == ref.geometry:
         return law if law is not None and law.dtype == ref.dtype else None
     if law.constant is not None:
@@ -283,6 +283,9 @@ def disjoint(parts: list[Geometry]) -> bool:
         (p.offset, p.offset + 1 + sum((n - 1) * t for n, t in zip(p.size, p.stride, strict=True))) for p in parts
     )
     if all(a[1] <= b[0] for a, b in itertools.pairwise(spans)):
+        return True
+    step = math.gcd(*(t for p in parts for t, n in zip(p.stride, p.size, strict=True) if n > 1))
+    if step and len({p.offset % step for p in parts}) == len(parts):  # they take turns
         return True
     if len({p.stride for p in parts}) > 1 or 0 in parts[0].stride:
         return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from seedbed.frameworks.torch.capture import Recording
 
 META = torch.device("meta")
+FAR = 1 << 62
+"""An address where nothing is: tensors are compared by theirs."""
 
 
 class Looking(TorchFunctionMode):
@@ -28,6 +32,8 @@ class Looking(TorchFunctionMode):
         if not kwargs and func not in SEEN:  # most calls, and they are many
             return func(*args)
         kwargs = kwargs or {}
+        if kwargs.get("generator") is not None:
+            kwargs = {**kwargs, "generator": self.recording.brought.own(kwargs["generator"])}
         answer = ANSWERS.get(func)
         if answer is not None and type(args[0]) is not nn.UninitializedParameter and self.recording.cell_of(args[0]):
             with _disable_current_modes():
@@ -44,8 +50,14 @@ class Looking(TorchFunctionMode):
             return self._placed(torch.Tensor.to(args[0], META, copy=True), asked)
         if func == SET_DATA and not args[1].is_meta and self.recording.cell_of(args[0]):
             return func(args[0], self.recording.literal(args[1], site_of()))
+        if func in SPARSE:
+            args = tuple(
+                torch.tensor(a) if isinstance(a, (list, tuple)) and n < SPARSE[func] else a for n, a in enumerate(args)
+            )
         if func in MAKES and args and isinstance(args[0], (list, tuple)):
             args = (self._read(args[0]), *args[1:])
+        if func in INDEXES and self.recording.cell_of(args[0]):
+            args = (args[0], indices(args[1]), *args[2:])
         if func is torch.Tensor.new_tensor:  # it would make a meta tensor without its values
             facts = {"dtype": args[0].dtype, "device": self.recording.device_of(args[0]), **kwargs}
             return self.__torch_function__(torch.tensor, types, args[1:], facts)
@@ -66,19 +78,45 @@ class Looking(TorchFunctionMode):
         return out
 
 
+def indices(index: Any) -> Any:
+    """An index with tensors in place of lists and arrays: of those PyTorch would make meta tensors, without values."""
+    if isinstance(index, tuple):
+        return tuple(map(indices, index))
+    if isinstance(index, np.ndarray):
+        return torch.as_tensor(index)
+    if not isinstance(index, (list, range)):
+        return index
+    if all(isinstance(i, numbers.Integral) for i in index):
+        return torch.tensor(list(index), dtype=None if index else torch.long)
+    return [indices(i) for i in index]  # an index for each axis, as PyTorch has it
+
+
 SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 MAKES = {torch.tensor, torch.as_tensor}
+SPARSE = {torch.sparse_coo_tensor: 2, torch.sparse_csr_tensor: 3, torch.sparse_csc_tensor: 3}
+"""Functions that make tensors of lists, and how many."""
 MOVES = {torch.Tensor.to}
+INDEXES = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
+
+
 ANSWERS = {
     torch.Tensor.device.__get__: lambda r, t: torch.device(r.device_of(t)),  # type: ignore[attr-defined]
     torch.Tensor.is_meta.__get__: lambda *_: False,  # type: ignore[attr-defined]
     torch.Tensor.is_cpu.__get__: lambda r, t: r.device_of(t) == "cpu",  # type: ignore[attr-defined]
     torch.Tensor.is_cuda.__get__: lambda r, t: r.device_of(t).startswith("cuda"),  # type: ignore[attr-defined]
+    torch.Tensor.data_ptr: lambda _, t: (
+        FAR + (t.untyped_storage()._cdata << 12) + t.storage_offset() * t.element_size()
+    ),
+    torch.Tensor.__dlpack__: lambda r, t, *a, **k: r.real(t).detach().__dlpack__(*a, **k),
+    torch.Tensor.__dlpack_device__: lambda r, t: r.real(t).__dlpack_device__(),
     torch.Tensor.tolist: lambda r, t: r.real(t).tolist(),
     torch.Tensor.numpy: lambda r, t, **_: r.real(t).detach().numpy(),
     torch.Tensor.__array__: lambda r, t, *a, **k: r.real(t).detach().__array__(*a, **k),
     torch.Tensor.__format__: lambda r, t, s: r.real(t).__format__(s),
     torch.Tensor.__repr__: lambda r, t, **k: r.real(t).__repr__(**k),
 }
-SEEN = {*ANSWERS, *MOVES, *MAKES, SET_DATA, torch.Tensor.cuda, torch.Tensor.new, torch.Tensor.new_tensor}
+SEEN = {
+    *(*ANSWERS, *MOVES, *MAKES, *SPARSE, *INDEXES),
+    *(SET_DATA, torch.Tensor.cuda, torch.Tensor.new, torch.Tensor.new_tensor),
+}
 """What needs another look even where nothing is given by name."""

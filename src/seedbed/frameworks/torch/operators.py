@@ -26,6 +26,7 @@ class Kind(NamedTuple):
     fills: bool
     random: bool
     device: bool
+    fresh: bool
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by their names, those left out too."""
@@ -51,6 +52,7 @@ def kind_of(func: Any) -> Kind:
             name in WRITES_ONLY and name != "copy_",
             torch.Tag.nondeterministic_seeded in func.tags,
             any(a.name == "device" for a in arguments),
+            any(r.alias_info is None for r in returns),
         )
     return kind
 

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from seedbed.frameworks.torch.chains import Steps, steps_of
 from seedbed.frameworks.torch.laws import Law, Token, disjoint, seen_through
-from seedbed.frameworks.torch.record import Event, Geometry, Record, Ref, events_of
+from seedbed.frameworks.torch.record import Event, Geometry, Record, events_of, flips_of
 from seedbed.frameworks.torch.replay import described
 from seedbed.initializers import Chain, Initializer, Keep, Recorded
 
@@ -75,12 +75,14 @@ class Note:
         paths: All its paths there.
         origins: By the names of its parameters and buffers.
         loose: Of the tensors in its other attributes, in the order in which `tensors_in` finds them.
+        fresh: Whether its tensors are those that were built, neither copied nor started.
     """
 
     prefix: str = ""
     paths: tuple[str, ...] = ()
     origins: dict[str, Origin] = field(default_factory=dict)
     loose: dict[str, tuple[Origin | None, ...]] = field(default_factory=dict)
+    fresh: bool = False
 
     def __reduce__(self) -> Any:
         return Note, ()  # a file holds values, not how they came to be
@@ -92,6 +94,29 @@ class Note:
 def note_of(module: nn.Module) -> Note | None:
     """A layer's note."""
     return module.__dict__.get(NOTE)
+
+
+def settled_now(model: nn.Module) -> None:
+    """Forget that a model's tensors are those that were built: they have been started."""
+    for module in model.modules():
+        if (noted := note_of(module)) is not None:
+            noted.fresh = False
+
+
+def since(noted: Note, origin: Origin, tensor: torch.Tensor) -> str:
+    """What was done to a tensor after the `deferred()` it was built in, where nothing is recorded."""
+    record = origin.record
+    if not noted.fresh or record.cell is None or not tensor.is_meta or tensor.is_inference():
+        return ""
+    built, version = tensor.__dict__.get(NOTE, (0, 0))
+    if built == id(tensor):
+        return (
+            "written to after deferred(), where nothing is recorded; do it inside, or after the start"
+            if tensor._version != version
+            else ""
+        )
+    moved = tensor.dtype != record.dtype or tensor.stride() != record.geometry.stride  # as `.to()` does with buffers
+    return "" if moved else "replaced after deferred(), where nothing is recorded; do it inside, or after the start"
 
 
 def note(recording: Recording) -> None:
@@ -120,10 +145,12 @@ def tensors_in(module: nn.Module, attribute: str) -> list[torch.Tensor]:
         seen.add(id(value))
         if isinstance(value, torch.Tensor):
             found.append(value)
-        elif isinstance(value, (list, tuple)):
-            todo += reversed(value)
+        elif isinstance(value, tuple):  # whatever a subclass makes of its length
+            todo += [*tuple.__iter__(value)][::-1]
+        elif isinstance(value, list):
+            todo += [*list.__iter__(value)][::-1]
         elif isinstance(value, dict):
-            todo += reversed(value.values())
+            todo += [*dict.values(value)][::-1]
         elif isinstance(value, nn.Module) and value is not module:
             todo += [v for k, v in reversed(vars(value).items()) if k != NOTE]
     return found
@@ -185,7 +212,11 @@ class Settling:
         for i, (path, record) in self.records.items():
             if i not in self.first:
                 self.first[i] = self._by_program(path, record)
+        for _, module in self.places:
+            module.__dict__[NOTE].fresh = True
         for module, leaf, _, tensor in own:
+            if tensor.is_meta and not is_lazy(tensor) and not tensor.is_inference():
+                tensor.__dict__[NOTE] = id(tensor), tensor._version
             if id(tensor) in self.first:
                 module.__dict__[NOTE].origins[leaf] = self.first[id(tensor)]
         for module, attribute, named in loose:
@@ -212,7 +243,7 @@ class Settling:
         cell = self.recording.cell_of(tensor)
         if cell is None:  # it has memory of its own already
             return None if tensor.is_meta else Record(None, Geometry.of(tensor), tensor.dtype, str(tensor.device))
-        return Record(cell, Geometry.of(tensor), tensor.dtype, self.recording.device_of(tensor))
+        return Record(cell, Geometry.of(tensor), tensor.dtype, self.recording.device_of(tensor), flips_of(tensor))
 
     def _by_law(self, i: int, law: Law) -> None:
         path, record = self.records[i]
@@ -240,7 +271,7 @@ class Settling:
             return Origin(path, path, Keep(values=True), {}, record)
         if cell.written is False:
             return Origin(path, path, None, {}, record)
-        law = seen_through(Ref(cell, record.geometry, record.dtype))
+        law = seen_through(record.ref)
         if law is not None and law.start is None and law.initializer() is None and _known(law):
             return Origin(path, path, None, {}, record)
         owners = {}
@@ -270,7 +301,7 @@ def _read(event: Event) -> Iterator[int]:
 
 
 def _law(record: Record) -> Law | None:
-    return seen_through(Ref(record.cell, record.geometry, record.dtype)) if record.cell is not None else None
+    return seen_through(record.ref) if record.cell is not None else None
 
 
 def _known(law: Law) -> bool:
@@ -301,4 +332,6 @@ def _digest(record: Record) -> str:
     for event in events_of(record.cell):
         plainly = [a if isinstance(a, (int, float, str, bool)) else type(a).__name__ for a in event.args]
         digest.update(f"{event.name} {plainly} {[g for _, _, g, _ in event.outs]}".encode())
+        if event.taken is not None:
+            digest.update(event.taken.drawn.states[0].numpy().tobytes() + bytes([event.taken.number % 256]))
     return digest.hexdigest()

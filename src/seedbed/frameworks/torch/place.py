@@ -17,7 +17,8 @@ from seedbed.errors import InputError, PlanError, UninitializedError, columns, c
 from seedbed.fill import Draw, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.record import Geometry
+from seedbed.frameworks.torch.origins import settled_now
+from seedbed.frameworks.torch.record import Geometry, flipped, flips_of, span_of
 from seedbed.frameworks.torch.replay import tensor_on
 from seedbed.frameworks.torch.told import Program, device_of, loose_tensors
 from seedbed.frameworks.torch.twin import named_tensors
@@ -25,15 +26,14 @@ from seedbed.materialize import Which, advise
 from seedbed.plan import Entry, Plan, key
 from seedbed.region import Region
 
-BITS = {"uint8": torch.uint8, "uint16": torch.uint16}
-
 
 class Memory:
     """The memory of one tensor: its own where NumPy can reach it, copied to otherwise."""
 
     def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
         self.tensor, self.dtype = tensor.detach(), dtype
-        self.direct = view_of(self.tensor, dtype) if tensor.device.type == "cpu" else None
+        direct = tensor.device.type == "cpu" and not any(flips_of(tensor))
+        self.direct = view_of(self.tensor, dtype) if direct else None
 
     def block(self, region: Region) -> NDArray[Any]:
         """The region of the tensor's memory, or room to fill it in."""
@@ -49,10 +49,26 @@ class Memory:
             self.tensor[region.slices].copy_(made)
 
 
+class _Seen:
+    """A CPU tensor's memory, for NumPy; `Tensor.numpy` would forbid PyTorch to give it another size ever after."""
+
+    def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
+        self.tensor = tensor
+        kind = np.dtype(str(storage_dtype(dtype)))
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": kind.str,
+            "shape": tuple(tensor.shape),
+            "strides": tuple(n * kind.itemsize for n in tensor.stride()),
+            "data": (tensor.data_ptr(), False),
+        }
+
+
 def view_of(tensor: torch.Tensor, dtype: str) -> NDArray[Any]:
     """A CPU tensor's memory as NumPy sees it."""
-    held = str(storage_dtype(dtype))
-    return (tensor if held == dtype else tensor.view(BITS[held])).numpy()
+    if not tensor.numel():
+        return np.empty(tuple(tensor.shape), storage_dtype(dtype))
+    return np.asarray(_Seen(tensor, dtype))
 
 
 @contextmanager
@@ -86,8 +102,10 @@ def placing(
             if tensor.grad_fn is not None and tensor._base is None:
                 tensor.detach_()
         with _without_weak_references(model):
-            for entry in empty:
-                _allocate(entry, tensors, loose, device or homes[entry.spec.path])
+            for room in _rooms(empty, tensors):
+                beyond = list(_allocate(room, tensors, loose, device or homes[room[0].spec.path]))
+                for tensor, program in beyond:
+                    tensor.detach().copy_(program.tensor(functools.partial(draw, plan.seed)))
             for tensor, program in sorted(loose, key=lambda pair: pair[0]._base is None):
                 if tensor.is_meta:
                     become(tensor, program.tensor(functools.partial(draw, plan.seed)).to(device or program.device))
@@ -99,6 +117,7 @@ def placing(
         yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
         if which != "known":
             forget(model.modules() if which == "all" else [model, *settled])
+        settled_now(model)
 
 
 def fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -182,27 +201,38 @@ def _homes(plan: Plan, model: nn.Module, tensors: Mapping[str, torch.Tensor]) ->
     return homes
 
 
+def _rooms(empty: list[Entry], tensors: Mapping[str, torch.Tensor]) -> list[list[Entry]]:
+    """The entries whose tensors share a piece of memory, together."""
+    found: dict[int, list[Entry]] = {}
+    for entry in empty:
+        found.setdefault(tensors[entry.spec.path].untyped_storage()._cdata, []).append(entry)
+    return list(found.values())
+
+
 def _allocate(
-    entry: Entry,
+    room: list[Entry],
     tensors: Mapping[str, torch.Tensor],
     loose: list[tuple[torch.Tensor, Program]],
     device: torch.device,
-) -> None:
-    """Memory for a parameter on the meta device, and for the tensors that are views of it: those first, they refer to it."""
-    owner = tensors[entry.spec.path]
-    real = torch.empty_strided(owner.size(), owner.stride(), dtype=owner.dtype, device=device)
-    memory, place = real.untyped_storage(), owner.untyped_storage()._cdata
-    views = {id(t): t for p in entry.spec.paths[1:] if (t := tensors[p]) is not owner}
-    views |= {id(t): t for t, _ in loose if t is not owner and t.untyped_storage()._cdata == place}
-    first = owner.storage_offset() * owner.element_size()
-    for view in sorted([*views.values(), owner], key=lambda t: t._base is None):
-        if view is owner:
-            become(owner, real)
-            del real  # it is what the owner was, and may be a view of another
-            continue
-        offset = (view.storage_offset() * view.element_size() - first) // view.element_size()
-        geometry = Geometry(tuple(view.size()), view.stride(), offset)
-        become(view, tensor_on(memory, geometry, view.dtype))
+) -> Iterator[tuple[torch.Tensor, Program]]:
+    """Memory for parameters on the meta device that share it, and for the tensors that are views of it.
+
+    What has a base goes before it, because it refers to it. Yields the loose tensors that reach beyond the parameters.
+    """
+    owners = [tensors[e.spec.path] for e in room]
+    place = owners[0].untyped_storage()._cdata
+    members = {id(t): t for e in room for t in [tensors[p] for p in e.spec.paths]}
+    beside = [(t, p) for t, p in loose if t.is_meta and t.untyped_storage()._cdata == place and id(t) not in members]
+    spans = [span_of(t) for t in owners]
+    yield from [(t, p) for t, p in beside if not any(a <= span_of(t)[0] and span_of(t)[1] <= b for a, b in spans)]
+    members |= {id(t): t for t, _ in beside}
+    spans = [span_of(t) for t in members.values()]
+    first = min(a for a, _ in spans)
+    memory = torch.UntypedStorage(max(b for _, b in spans) - first, device=device)
+    for tensor in sorted(members.values(), key=lambda t: t._base is None):
+        offset = (tensor.storage_offset() * tensor.element_size() - first) // tensor.element_size()
+        geometry = Geometry(tuple(tensor.size()), tensor.stride(), offset)
+        become(tensor, flipped(tensor_on(memory, geometry, tensor.dtype), flips_of(tensor)))
 
 
 def draw(seed: int, stream: str, number: int, shape: tuple[int, ...]) -> Draw:

@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
+    from seedbed.frameworks.torch.generators import Taken
     from seedbed.frameworks.torch.laws import Law
 
 
@@ -101,6 +102,28 @@ class Geometry(NamedTuple):
         return True
 
 
+def span_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage that a tensor lies in: the first, and the one after the last."""
+    far = sum((n - 1) * t for n, t in zip(tensor.size(), tensor.stride(), strict=True)) + 1 if tensor.numel() else 0
+    first, size = tensor.storage_offset(), tensor.element_size()
+    return first * size, (first + far) * size
+
+
+Flips = tuple[bool, bool]
+UNFLIPPED: Flips = (False, False)
+
+
+def flips_of(tensor: torch.Tensor) -> Flips:
+    """Whether a tensor shows the conjugates, and the negatives, of what its memory holds."""
+    return tensor.is_conj(), tensor.is_neg()
+
+
+def flipped(tensor: torch.Tensor, flips: Flips) -> torch.Tensor:
+    """The conjugates, the negatives of a tensor, or both, on the same memory."""
+    tensor = torch._conj(tensor) if flips[0] else tensor
+    return torch._neg_view(tensor) if flips[1] else tensor
+
+
 class Cell:
     """What a storage holds after an operation.
 
@@ -124,11 +147,24 @@ class Cell:
 
 
 class Ref(NamedTuple):
-    """A tensor among an operation's arguments."""
+    """A tensor among an operation's arguments.
+
+    Attributes:
+        cell: What its storage holds.
+        geometry: Which elements of it.
+        dtype: Their dtype.
+        flips: Whether it shows the conjugates and the negatives of what is there.
+    """
 
     cell: Cell
     geometry: Geometry
     dtype: torch.dtype
+    flips: Flips = UNFLIPPED
+
+    @classmethod
+    def of(cls, cell: Cell, tensor: torch.Tensor) -> Ref:
+        """A tensor's, whose storage holds what `cell` says."""
+        return cls(cell, Geometry.of(tensor), tensor.dtype, flips_of(tensor))
 
 
 class Event:
@@ -144,15 +180,17 @@ class Event:
         outs: For each tensor it returned that is new: its place among the leaves of what was returned,
             its cell, its geometry and its dtype.
         writes: The cells it wrote into, each with what it left there.
+        taken: Its place among the draws of a generator that the constructor brought.
     """
 
-    __slots__ = ("args", "default", "func", "index", "kwargs", "outs", "random", "site", "writes")
+    __slots__ = ("args", "default", "func", "index", "kwargs", "outs", "random", "site", "taken", "writes")
     counter = itertools.count()
 
     def __init__(self, func: Any, args: Any, kwargs: Any, site: Site, *, random: bool) -> None:
         self.index = next(Event.counter)
         self.func, self.args, self.kwargs, self.site, self.random = func, args, kwargs, site, random
         self.default = torch.get_default_dtype()
+        self.taken: Taken | None = None
         self.outs: list[tuple[int, Cell, Geometry, torch.dtype]] = []
         self.writes: list[tuple[Cell, Cell]] = []
 
@@ -171,6 +209,12 @@ class Event:
                 yield leaf
 
 
+def written_unsaid(name: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arguments that an operator writes to and its schema does not say: statistics, in training."""
+    normalizes = name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+    return ("running_mean", "running_var") if normalizes and given.get("training", True) else ()
+
+
 def is_ref(value: Any) -> bool:
     """Whether a value is a `Ref`, which a tree of arguments must not be opened at."""
     return type(value) is Ref
@@ -183,6 +227,13 @@ class Record(NamedTuple):
     geometry: Geometry
     dtype: torch.dtype
     device: str
+    flips: Flips = UNFLIPPED
+
+    @property
+    def ref(self) -> Ref:
+        """The tensor, as operations refer to it."""
+        assert self.cell is not None
+        return Ref(self.cell, self.geometry, self.dtype, self.flips)
 
     def __deepcopy__(self, memo: Any) -> Record:
         return self

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from seedbed.errors import CaptureError
 from seedbed.fill import Draw
 from seedbed.frameworks.torch import diverted
-from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, is_ref
+from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, flipped, is_ref
 from seedbed.region import Region
 
 DrawFor = Callable[[Event, tuple[int, ...]], Draw]
@@ -42,7 +42,7 @@ def work_out(ref: Ref, site: Site, what: str = "reads") -> torch.Tensor:
             facts=[f"drawn  {drawn.name} at {drawn.site}"],
             remedy="Build this model without deferred(), or keep what depends on these values out of its constructor.",
         )
-    return tensor_on(_contents(ref.cell), ref.geometry, ref.dtype).clone()
+    return flipped(tensor_on(_contents(ref.cell), ref.geometry, ref.dtype), ref.flips).clone()
 
 
 @functools.lru_cache(maxsize=16)
@@ -53,7 +53,8 @@ def _contents(cell: Cell) -> torch.UntypedStorage:
 def foreign(site: Site) -> CaptureError:
     """What to say of values that nobody recorded."""
     return CaptureError(
-        f"{site}: needs the values of a meta tensor that was made elsewhere.", remedy="Make it inside deferred()."
+        f"{site}: needs the values of a meta tensor that was made elsewhere.",
+        remedy="Make it inside this deferred(). If a cache kept it from another one, clear the cache.",
     )
 
 
@@ -128,7 +129,7 @@ def _carry_out(
                 raise foreign(event.site)
             return value
         storage = bound[id(value.cell)] if id(value.cell) in bound else storages[id(value.cell)]
-        return tensor_on(storage, value.geometry, value.dtype)
+        return flipped(tensor_on(storage, value.geometry, value.dtype), value.flips)
 
     args, kwargs = pytree.tree_map(real, (event.args, event.kwargs), is_leaf=is_ref)
     kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items() if k != "generator"}
@@ -138,11 +139,17 @@ def _carry_out(
     elif isinstance(event.func, str):
         draw = Draw((0, 0, 0, 0), tuple(args[0].shape), Region.whole(tuple(args[0].shape)))  # it draws nothing
         out = diverted.carry_out(event.func, kwargs, args[0], draw)
+    elif event.taken is not None:
+        generator = event.taken.generator()
+        out = event.func(*args, **kwargs, generator=generator)
+        event.taken.done(generator)
     else:
         out = event.func(*args, **kwargs)
     leaves = pytree.tree_leaves(out)
     for place, cell, geometry, dtype in event.outs:
         made = leaves[place].to(dtype)
+        if not made.numel() and geometry.count:  # what an operator leaves out when nothing is trained
+            continue
         storages[id(cell)] = _laid(_poisoned(made, poison) if "empty" in event.name else made, geometry, cell.nbytes)
     for _, after in event.writes:
         storages[id(after)] = bound[id(after)]
@@ -235,6 +242,7 @@ def _values(event: Event, name: str, given: dict[str, Any], draw: Draw) -> Any:
 
 def described(cell: Cell) -> str:
     """The operations that a cell is made by, in a few words."""
-    names = [e.name.strip("_") for e in events_of(cell) if e.name not in UNSEEN]
+    events = [e for e in events_of(cell) if e.name not in UNSEEN]
+    names = [e.name.strip("_") + " by a generator" * (e.taken is not None) for e in events]
     short = [n for i, n in enumerate(names) if i == 0 or names[i - 1] != n]
     return ", ".join(short if len(short) <= 5 else [*short[:2], f"{len(short) - 3} more", short[-1]]) or "given values"

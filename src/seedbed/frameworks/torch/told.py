@@ -17,8 +17,8 @@ from seedbed.errors import CaptureError
 from seedbed.fill import storage_dtype
 from seedbed.frameworks.torch.chains import Steps
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, tensors_in
-from seedbed.frameworks.torch.record import Event, Record, events_of
+from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, since, tensors_in
+from seedbed.frameworks.torch.record import Event, Record, events_of, flipped
 from seedbed.frameworks.torch.replay import carry_out, of_numpy, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
 from seedbed.initializers import Initializer, Keep, Recorded
@@ -78,7 +78,7 @@ class Program:
                 remedy="Write all of it in the constructor, or give it a rule.",
                 path=self.origin.path,
             )
-        return made[0]
+        return flipped(made[0], record.flips).resolve_conj().resolve_neg()
 
     def _filled(self, tensor: torch.Tensor, stream: str, start: Initializer, draws: Draws) -> torch.Tensor:
         draw = draws(self.renamed(stream), 0, tuple(tensor.shape))
@@ -117,6 +117,9 @@ def told(model: nn.Module) -> dict[str, Told]:
             if tensor is None or is_lazy(tensor) or tuple(tensor.shape) != origin.record.geometry.size:
                 continue
             path = f"{prefix}.{leaf}" if prefix else leaf
+            if done := since(noted, origin, tensor):
+                found[path] = Told(Start(None), done, path, "")
+                continue
             here = _told(origin, path, moved(noted, (base + prefix).rstrip(".")))
             earlier, same = copies.setdefault(id(origin), (here, tensor))
             if same is not tensor and _draws(origin):  # copied after it was built

@@ -1,0 +1,273 @@
+"""What constructors of other people's libraries do, that few models here do."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from tests.frameworks.pairs import agree, deferred, named, net, same
+from torch import nn
+from torch.nn import init
+
+import seedbed as sb
+from seedbed.errors import CaptureError, PlanError
+from seedbed.fill import fill
+from seedbed.initializers import Keep, Ones
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor", "ignore:Sparse invariant")
+CASES = {}
+
+
+def case(build):
+    CASES[build.__name__] = net(build)
+    return build
+
+
+def table():
+    return torch.arange(24.0).view(4, 6)
+
+
+@case
+def a_forward_in_training(self):
+    self.body = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten())
+    with torch.no_grad():
+        self.head = nn.Linear(self.body(torch.zeros(1, 1, 8, 8)).shape[1], 2)
+        self.body(torch.randn(4, 1, 8, 8))
+    self.counted = nn.BatchNorm1d(5)
+    self.counted(torch.arange(20.0).view(4, 5))
+    self.still = nn.BatchNorm1d(5).eval()
+    self.register_buffer("seen", self.still(torch.arange(20.0).view(4, 5)).detach())
+
+
+@case
+def lists_as_indices(self):
+    exchanged = table()
+    exchanged[[0, 3]] = exchanged[[3, 0]]
+    exchanged[:, [1, 2]] *= 2
+    exchanged[range(2), 5] = 7
+    self.register_buffer("exchanged", exchanged)
+    self.register_buffer("none", table()[[]])
+    self.register_buffer("chosen", table()[[True, False, True, False]])
+    self.register_buffer("rows", table()[np.array([0, 3])])
+    self.register_buffer("mixed", table()[[0, 1], torch.tensor([2, 3])])
+    self.weight = nn.Parameter(torch.randn(40, 6))
+    self.weight.data[[3, 5]] = 0
+
+
+@case
+def conjugates(self):
+    spectrum = torch.fft.fft(torch.arange(8.0))
+    self.register_buffer("spectrum", spectrum)
+    self.register_buffer("mirrored", spectrum.conj())
+    self.register_buffer("imaginary", spectrum.conj().imag)
+    self.register_buffer("twice", spectrum.conj() * 2)
+    self.register_buffer("alone", (torch.arange(8.0) * 1j).conj())
+    self.register_buffer("negative", (torch.arange(8.0) * 1j).conj().imag)
+    self.register_buffer("back", torch.fft.irfft(torch.fft.rfft(torch.arange(8.0)).conj()))
+    written = torch.zeros(8, dtype=torch.cfloat)
+    written.conj().copy_(spectrum)
+    written.conj().imag.mul_(3)
+    self.register_buffer("written", written)
+    self.register_buffer("read", torch.tensor(written.conj()[1].item()))
+    self.weight = nn.Parameter(torch.randn(40, dtype=torch.cfloat).conj())
+
+
+@case
+def one_memory_for_several(self):
+    flat = torch.randn(40)
+    self.first, self.second = nn.Parameter(flat[:20].detach()), nn.Parameter(flat[20:].detach())
+    self.both = torch.randn(40)
+    self.end = nn.Parameter(self.both[20:].detach())
+    based = torch.arange(40.0)
+    self.register_buffer("low", based[:10])
+    self.register_buffer("high", based[30:])
+    self.based = based
+    sines, cosines = torch.arange(40.0).view(5, 8).sin().chunk(2, -1)
+    self.register_buffer("sines", sines)
+    self.register_buffer("cosines", cosines)
+    turns = torch.arange(10.0)
+    self.register_buffer("even", turns[::2])
+    self.register_buffer("odd", turns[1::2])
+
+
+@case
+def lists_of_sparse_tensors(self):
+    self.register_buffer("pairs", torch.sparse_coo_tensor([[0, 1], [1, 0]], [1.0, 2.0], (2, 2)).to_dense())
+    self.register_buffer("rows", torch.sparse_csr_tensor([0, 1, 2], [0, 1], [1.0, 2.0]).to_dense())
+
+
+@case
+def files_and_other_libraries(self):
+    self.register_buffer("pickled", pickle.loads(pickle.dumps(torch.arange(3))))
+    self.register_buffer("parameter", pickle.loads(pickle.dumps(nn.Parameter(torch.arange(3.0)))).detach())
+    file = io.BytesIO()
+    torch.save({"a": torch.arange(4.0)}, file)
+    file.seek(0)
+    self.register_buffer("saved", torch.load(file)["a"])
+    self.register_buffer("taken", torch.from_dlpack(torch.arange(3.0)))
+    self.register_buffer("array", torch.from_numpy(np.from_dlpack(torch.arange(3.0)).copy()))
+    self.weight = nn.Parameter(torch.randn(30))
+    self.shallow = copy.copy(self.weight)
+    assert self.shallow.data_ptr() == self.weight.data_ptr() != torch.ones(2).data_ptr()
+    assert self.weight[1:].data_ptr() == self.weight.data_ptr() + 4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_built_as_pytorch_builds_it(name):
+    agree(CASES[name])
+
+
+def test_what_is_flat_beside_its_parts_sees_them():
+    model = agree(CASES["one_memory_for_several"])
+    assert torch.equal(model.both[20:], model.end)
+    assert torch.isfinite(model.both).all()
+    assert model.both.std() > 0.5
+    assert torch.equal(model.based, torch.arange(40.0))
+    model.based.zero_()
+    assert (model.high == 0).all()
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@net
+def own_generators(self):
+    one, other = seeded(1), seeded(1)
+    self.register_buffer("projection", torch.randn(33, generator=one))
+    self.register_buffer("order", torch.randperm(30, generator=other))
+    self.register_buffer("next", torch.rand(5, generator=one).half())
+    torch.set_default_dtype(torch.float64)
+    self.wide = [torch.randn(40, generator=other)]
+    torch.set_default_dtype(torch.float32)
+    self.register_buffer("after", torch.randn(6, 5, generator=other).t()[1:])
+    one.manual_seed(7)
+    self.register_buffer("again", torch.bernoulli(torch.full((40,), 0.3), generator=one))
+    state = one.get_state()
+    self.register_buffer("before", torch.randn(7, generator=one))
+    torch.randn(4, generator=one)
+    one.set_state(state)
+    self.register_buffer("back", torch.rand(7, generator=one))
+    self.scale = nn.Parameter(torch.ones(3) * float(torch.randn(100, generator=one).square().mean()))
+    self.weights = nn.ParameterList(torch.empty(8, 8) for _ in range(4))
+    for start, weight in zip(
+        ("kaiming_uniform_", "trunc_normal_", "orthogonal_", "normal_"), self.weights, strict=True
+    ):
+        getattr(nn.init, start)(weight, generator=one)
+    strided = torch.empty(10, 10)
+    strided[:, ::2].normal_(generator=one)
+    strided[:, 1::2] = torch.rand(10, 5, generator=one)
+    self.register_buffer("strided", strided)
+    self.drawn = nn.Parameter(torch.randn(200, generator=torch.default_generator))
+
+
+@pytest.mark.parametrize("first", ["back", "after", "strided", "weights"])
+def test_a_generator_that_the_constructor_brings_is_followed(first):
+    one, other = sb.initialize(deferred(own_generators), seed=1), own_generators()
+    alone = deferred(own_generators)
+    for model in (one, sb.initialize(alone, recipe=None)):
+        for path, tensor in named(other).items():
+            assert same(named(model)[path], tensor) == (path != "drawn"), path
+    assert torch.equal(one.wide[0], other.wide[0])
+    entry = next(e for e in sb.plan(deferred(own_generators)) if e.spec.path.startswith(first))
+    assert torch.equal(torch.from_numpy(fill(entry)), named(other)[entry.spec.path].detach())
+
+
+def test_a_generator_goes_on_where_the_constructor_left_it():
+    def both(build):
+        generator = seeded(3)
+
+        def noise(self):
+            self.register_buffer("noise", torch.randn(20, generator=generator))
+
+        return [build(net(noise)).noise for _ in range(2)] + [torch.rand(3, generator=generator)]
+
+    ours, theirs = both(lambda make: sb.initialize(deferred(make))), both(lambda make: make())
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_what_a_generator_draws_is_in_the_fingerprint():
+    def build(seed):
+        return sb.plan(deferred(net(lambda self: self.register_buffer("b", torch.rand(5, generator=seeded(seed))))))
+
+    assert build(1).fingerprint() == build(1).fingerprint() != build(2).fingerprint()
+
+
+class Irrep(tuple):
+    __slots__ = ()
+
+    def __len__(self):
+        raise NotImplementedError
+
+
+def test_tuples_that_have_no_length_may_hold_tensors():
+    def build(self):
+        self.weight = nn.Parameter(torch.ones(3))
+        self.parts = Irrep((torch.arange(3.0), 1))
+
+    assert sb.initialize(deferred(net(build))).parts[0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("write", [pickle.dumps, lambda t: torch.save(t, io.BytesIO())])
+def test_what_is_drawn_cannot_be_written_to_a_file(write):
+    with sb.deferred(), pytest.raises(CaptureError, match="reads values that are drawn at random"):
+        write(nn.Linear(2, 2).weight)
+
+
+@net
+def two(self):
+    self.linear = nn.Linear(3, 3)
+    self.register_buffer("table", torch.arange(4.0))
+
+
+def write_weight(model):
+    init.ones_(model.linear.weight)
+
+
+def replace_weight(model):
+    model.linear.weight = nn.Parameter(model.linear.weight * 2)
+
+
+def replace_table(model):
+    model.table = model.table * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "told"),
+    [
+        (write_weight, "linear.weight", "written to after deferred"),
+        (replace_weight, "linear.weight", "replaced after deferred"),
+        (replace_table, "table", "replaced after deferred"),
+    ],
+)
+def test_what_is_done_after_the_construction_is_not_overlooked(change, path, told):
+    model = deferred(two)
+    change(model)
+    with pytest.raises(PlanError, match=f"^{path}: ") as caught:
+        sb.initialize(model)
+    assert told in str(caught.value)
+    where = sb.Where(path=path, role="buffer" if path == "table" else "weight")
+    sb.initialize(model, recipe=sb.Recipe((sb.Rule(where, Ones()), sb.Rule("*", Keep()))))
+    assert (named(model)[path] == 1).all()
+
+
+def test_copies_dtypes_and_second_starts_are_not_taken_for_changes():
+    model = deferred(two)
+    for other in (copy.deepcopy(model).to(torch.float64), model.to(torch.bfloat16).requires_grad_(False)):
+        assert torch.equal(sb.initialize(other).table, torch.arange(4.0).to(other.table.dtype))
+    init.ones_(model.linear.weight)
+    sb.initialize(model.to("meta"))
+    assert not (model.linear.weight == 1).all()
+
+
+def test_memory_may_change_its_size_afterwards():
+    def build(self):
+        self.weight = nn.Parameter(torch.randn(4))
+        self.register_buffer("seen", torch.tensor([]))
+
+    model = sb.initialize(deferred(net(build)))
+    sb.check(model, sb.plan(deferred(net(build))))
+    assert model.seen.resize_(3).shape == (3,)
+    assert model.weight.data.resize_(6).shape == (6,)
