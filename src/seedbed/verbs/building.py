@@ -66,6 +66,10 @@ def dim(axis: int, input: int | str = 0) -> Dim:  # noqa: A002 -- the word for w
     return Dim(axis, input)
 
 
+def _open(value: Any) -> bool:
+    return isinstance(value, Dim) or (isinstance(value, (tuple, list)) and any(map(_open, value)))
+
+
 def lazy(cls: type, *arguments: Any, **keywords: Any) -> Any:
     """A layer with sizes left open, which its first input or a dry run settles.
 
@@ -93,7 +97,7 @@ def lazy(cls: type, *arguments: Any, **keywords: Any) -> Any:
             f"lazy: a class of layers is needed, got {quoted(cls)}.",
             remedy="Write lazy(torch.nn.LSTM, dim(-1), 64).",
         )
-    if not any(isinstance(value, Dim) for value in (*arguments, *keywords.values())):
+    if not _open(arguments) and not _open(tuple(keywords.values())):
         raise InputError(
             f"lazy: no size of {cls.__name__} is left open.",
             remedy=f"Write dim(axis) for the sizes that the input tells, or call {cls.__name__} itself.",
