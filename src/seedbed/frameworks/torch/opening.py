@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -107,7 +108,7 @@ def _tries(wanted: Wanted) -> tuple[list[nn.Module], dict[str, torch.device]]:
     """
     home, near = torch.empty(0).device, (torch.device("cpu"), META)
     names = [str(dim) for dim in wanted.dims]
-    failed: Exception | None = None
+    failed: tuple[Exception, dict[str, int]] | None = None
     with undisturbed(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for apart in (1, 0) if len(names) > 1 else (0,):
@@ -116,22 +117,31 @@ def _tries(wanted: Wanted) -> tuple[list[nn.Module], dict[str, torch.device]]:
             for number, size in enumerate((*TRIED, *TRIED_NEXT)):
                 if number >= len(TRIED) and len(built) > 1:
                     break
+                sizes = {name: size * (1 + apart * n) for n, name in enumerate(names)}
                 try:
                     with without_memory(wanted):
-                        built.append(wanted.build({name: size * (1 + apart * n) for n, name in enumerate(names)}))
+                        built.append(wanted.build(sizes))
                         devices = devices or {p: t.device for p, t in named_tensors(built[0])}
                 except Exception as error:  # the class's own code: its error is told below
-                    failed = failed or error
+                    failed = failed or (error, sizes)
                     if isinstance(error, (TypeError, CaptureError)):  # another size would not help
                         break
             if len(built) > 1:
                 return built, {p: home if device in near else device for p, device in devices.items()}
     assert failed is not None
-    raise ModelError(
-        f"lazy: {wanted.cls.__name__} cannot be built: {(str(failed) or repr(failed)).splitlines()[0].rstrip('.')}.",
-        facts=[f"with    {wanted}", f"raised  {type(failed).__name__}"],
-        remedy="Give it what its constructor takes. A number above that you did not give was tried for an open size.",
-    ) from failed
+    raise _not_built(wanted, *failed) from failed[0]
+
+
+def _not_built(wanted: Wanted, error: Exception, sizes: Mapping[str, int]) -> ModelError:
+    """The error of a class that no size suits; what was tried is not shown."""
+    said = (str(error) or repr(error)).splitlines()[0].rstrip(".")
+    for size in sizes.values():
+        said = re.sub(rf"\b{size}\b", "?", said)
+    return ModelError(
+        f"lazy: {wanted.cls.__name__} cannot be built: {said}.",
+        facts=[f"with    {wanted}", f"raised  {type(error).__name__}"],
+        remedy="Give it the arguments that its constructor takes.",
+    )
 
 
 def _shape_of(places: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], path: str) -> Shape:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import threading
 import types
 import weakref
@@ -227,7 +228,7 @@ def same_paths(wanted: Wanted, one: Mapping[str, Any], other: Mapping[str, Any])
     if apart:
         raise ModelError(
             f"{wanted.name}: has other parameters for other sizes, and cannot be shown before they are known.",
-            facts=[f"such as  {apart[0]}"],
+            facts=[f"such as  {re.sub(r'[0-9]+', '?', apart[0])}"],
             remedy=f"Give the size as a number, or build {wanted.cls.__name__} at the first call.",
             path=wanted.path,
         )
