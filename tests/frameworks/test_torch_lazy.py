@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import random
 import threading
+import time
 
 import pytest
 import torch
@@ -144,9 +146,15 @@ def test_no_number_that_was_tried_is_shown():
 
 
 def test_building_one_draws_nothing():
-    state = torch.get_rng_state()
-    encoder()
+    class Draws(nn.Linear):
+        def __init__(self, width):
+            super().__init__(width, 3)
+            self.number = random.random()
+
+    state, ours = torch.get_rng_state(), random.getstate()
+    sb.lazy(Draws, sb.dim(-1))
     assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == ours
 
 
 # Settled.
@@ -289,11 +297,17 @@ def test_a_layer_called_by_itself_carries_its_part_of_the_wish_out():
 
 @pytest.mark.parametrize("wish", [False, True])
 def test_threads_may_make_the_first_call(wish):
-    net, errors = encoder(), []
+    class Slow(nn.Linear):
+        def reset_parameters(self):
+            time.sleep(0.05)
+            super().reset_parameters()
+
+    net, errors, ready = nn.Sequential(sb.lazy(Slow, sb.dim(-1), 6)), [], threading.Barrier(8)
     if wish:
         sb.initialize(net)
 
     def call():
+        ready.wait()
         try:
             net(torch.ones(2, 5, 20))
         except Exception as error:

@@ -193,9 +193,9 @@ def _moves(values: Sequence[Any]) -> bool:
 
 def _blanked(values: Sequence[Any]) -> Any:
     """A value with 0 in the place of numbers that the tried sizes made, as torch's own lazy layers have it."""
-    first = values[0]
+    value = values[0]
     if not _moves(values):
-        return first
-    if isinstance(first, (int, float, str)) or any(type(v) is not type(first) or len(v) != len(first) for v in values):
-        return type(first)()
-    return type(first)([_blanked(column) for column in zip(*values, strict=True)])
+        return value
+    if isinstance(value, (int, float, str)) or any(type(v) is not type(value) or len(v) != len(value) for v in values):
+        return type(value)()
+    return type(value)([_blanked(column) for column in zip(*values, strict=True)])
