@@ -285,6 +285,22 @@ def kept():
     return sb.write(sb.plan(specs), "model.safetensors")
 
 
+class Chain(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(count))
+
+
+def attention():
+    return sb.lazy(nn.MultiheadAttention, sb.dim(-1), 4)
+
+
+def loaded_into_open():
+    net = nn.Sequential(attention())
+    net.load_state_dict(nn.Sequential(nn.MultiheadAttention(24, 4)).state_dict())
+    sb.plan(net[0], (5, 2, 20), (5, 2, 20), (5, 2, 20))
+
+
 CASES = {
     # Initializers.
     "std_negative": lambda: Normal(std=-0.5),
@@ -460,6 +476,17 @@ CASES = {
     "value_too_early_in_check": lambda: sb.check(mlp(), sb.plan(mlp(), (2, 20))),
     "value_on_meta": lambda: sb.check(meta(), sb.plan(small())),
     "loaded_values_do_not_fit": loaded_into_lazy,
+    "dim_of_no_axis": lambda: sb.dim("last"),
+    "dim_that_the_input_lacks": lambda: sb.plan(nn.Sequential(sb.lazy(nn.LSTM, sb.dim(3), 4)), (5, 2, 20)),
+    "lazy_of_no_class": lambda: sb.lazy(nn.Linear(2, 2), sb.dim(-1)),
+    "lazy_without_an_open_size": lambda: sb.lazy(nn.LSTM, 20, 64),
+    "lazy_of_a_lazy_class": lambda: sb.lazy(nn.LazyLinear, sb.dim(-1)),
+    "lazy_that_cannot_be_built": lambda: sb.lazy(nn.LSTM, sb.dim(-1), 64, layers=2),
+    "lazy_that_no_size_suits": lambda: sb.lazy(nn.GroupNorm, 5000, sb.dim(1)),
+    "lazy_with_other_parameters": lambda: sb.lazy(Chain, sb.dim(-1)),
+    "lazy_of_sizes_it_does_not_take": lambda: sb.plan(nn.Sequential(attention()), (5, 2, 21)),
+    "lazy_called_in_part": lambda: attention().out_proj(torch.ones(2, 20)),
+    "lazy_loaded_with_other_sizes": loaded_into_open,
     "plan_of_another_model": lambda: sb.materialize(sb.plan(nn.Linear(2, 3)), small()),
     "plan_of_other_sizes": lambda: sb.materialize(sb.plan(small()), small().double()),
     "plan_keeps_what_is_not_there": lambda: sb.materialize(sb.plan(meta(), recipe=Keep(values=True)), meta()),

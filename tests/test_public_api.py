@@ -12,9 +12,11 @@ from seedbed import initializers
 
 NAMES = [
     "Input", "ParamSpec", "Specs", "initializers", "Where", "Rule", "Recipe", "Entry", "Plan", "Finding", "Findings",
-    "SeedbedError", "deferred", "trace", "plan", "materialize", "initialize", "apply_init", "write", "check",
+    "SeedbedError", "deferred", "dim", "lazy", "trace", "plan", "materialize", "initialize", "apply_init", "write", "check",
 ]  # fmt: skip
 SIGNATURES = {
+    "dim": "(axis, input=0)",
+    "lazy": "(cls, *arguments, **keywords)",
     "trace": "(model, *inputs, **keywords)",
     "plan": "(model_or_specs, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), **keywords)",
     "materialize": "(plan, model, *, device=None, sharding=None, threads=None, progress=None)",

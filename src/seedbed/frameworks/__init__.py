@@ -81,6 +81,12 @@ class Framework(Protocol):
     def is_native(self, function: Any) -> bool:
         """Whether a callable is an initializer of the framework's own."""
 
+    def owns_class(self, cls: type) -> bool:
+        """Whether a class is one of this framework's layers."""
+
+    def lazy(self, cls: type, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """A layer of a class, some of whose sizes are `Dim`s, to be settled by its first input."""
+
     def deferred(self) -> AbstractContextManager[None]:
         """A context in which models are built without memory, and what their constructors do is recorded."""
 

@@ -7,6 +7,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar, Literal, Protocol
 
 from seedbed.errors import InitializerError, quoted
@@ -35,6 +36,21 @@ class Initializer:
     def resolve(self, spec: HasFan) -> Initializer | None:
         """The same start without fans, or None while a size it needs is unknown."""
         return self
+
+    def flax(self) -> Any:
+        """For the slots of Flax's layers, such as `kernel_init`: a function of a key, a shape and a dtype.
+
+        The numbers come from the key that Flax gives, and not from a plan; fans are counted as JAX counts them.
+        """
+        return _slot("flax", self)
+
+    def keras(self) -> Any:
+        """For the slots of Keras's layers, such as `kernel_initializer`: one of Keras's initializers, on its seed."""
+        return _slot("keras", self)
+
+    def gluon(self) -> Any:
+        """For the slots of Gluon's layers, such as `weight_initializer`: one of MXNet's, on MXNet's generator."""
+        return _slot("gluon", self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, read back by `from_dict`.
@@ -65,6 +81,11 @@ class Initializer:
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in self._changed())})"
+
+
+def _slot(framework: str, initializer: Initializer) -> Any:
+    """The one way from here to the edge, taken where a framework's name is called: nothing is imported before."""
+    return import_module(f"seedbed.frameworks.{framework}").slot(initializer)
 
 
 def _plain(value: Any) -> Any:

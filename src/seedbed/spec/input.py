@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,48 @@ class Input:
 
     def __repr__(self) -> str:
         return f"Input({self.shape}{f', {self.dtype!r}' if self.dtype else ''})"
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A size that a layer's input will tell, in the place of a number.
+
+    Args:
+        axis: Of the input; negative ones count from the end.
+        input: Which of the layer's inputs: its place, or its name.
+
+    Raises:
+        InputError: One of them is not what it should be.
+
+    Example:
+        >>> Dim(-1).of([(2, 20)], {})
+        20
+    """
+
+    axis: int
+    input: int | str = 0
+
+    def __post_init__(self) -> None:
+        if type(self.axis) is not int or type(self.input) not in (int, str):
+            raise InputError(
+                f"dim: an axis and an input are needed, got {quoted(self.axis)} and {quoted(self.input)}.",
+                remedy="Write dim(-1) for the last size of the first input, dim(1, 'image') for one by name.",
+            )
+
+    def of(self, shapes: Sequence[Shape], named: Mapping[str, Shape]) -> int | None:
+        """The size, from the shapes of a layer's inputs.
+
+        Raises:
+            InputError: There is no such input, or no such axis.
+        """
+        shape = named.get(self.input) if isinstance(self.input, str) else dict(enumerate(shapes)).get(self.input)
+        if shape is None or not -len(shape) <= self.axis < len(shape):
+            given = ", ".join([*map(str, shapes), *(f"{name}={s}" for name, s in named.items())])
+            raise InputError(f"{self}: the layer's inputs have no such size.", facts=[f"inputs  {given or 'none'}"])
+        return shape[self.axis]
+
+    def __str__(self) -> str:
+        return f"dim({self.axis}{f', {self.input!r}' if self.input != 0 else ''})"
 
 
 def size_of(value: Any) -> int:

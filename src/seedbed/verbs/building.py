@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from seedbed.errors import ModelError
+from seedbed.errors import InputError, ModelError, quoted
 from seedbed.frameworks import NAMES, loaded
+from seedbed.spec import Dim
 
 
 @contextmanager
@@ -42,3 +44,62 @@ def deferred() -> Iterator[None]:
         for framework in frameworks:
             stack.enter_context(framework.deferred())
         yield
+
+
+def dim(axis: int, input: int | str = 0) -> Dim:  # noqa: A002 -- the word for what it is
+    """A size of a layer's input, in the place of a number: see `lazy`.
+
+    Args:
+        axis: Of the input; negative ones count from the end.
+        input: Which of the layer's inputs: its place, or its name.
+
+    Returns:
+        The size, still open.
+
+    Raises:
+        InputError: One of them is not what it should be.
+
+    Example:
+        >>> print(dim(-1))
+        dim(-1)
+    """
+    return Dim(axis, input)
+
+
+def _open(value: Any) -> bool:
+    return isinstance(value, Dim) or (isinstance(value, (tuple, list)) and any(map(_open, value)))
+
+
+def lazy(cls: type, *arguments: Any, **keywords: Any) -> Any:
+    """A layer with sizes left open, which its first input or a dry run settles.
+
+    Args:
+        cls: A class of layers, the framework's own or anybody's.
+        *arguments: What it is made with; `dim(axis, input)` stands for a size of its input.
+        **keywords: The same, by name.
+
+    Returns:
+        A layer to use as one of `cls`: it becomes one.
+
+    Raises:
+        ModelError: No framework that is imported has such layers, or it has no need of this.
+        InputError: No size is left open.
+
+    Example:
+        >>> import torch, seedbed as sb
+        >>> net = torch.nn.Sequential(sb.lazy(torch.nn.LSTM, sb.dim(-1), 64))
+        >>> print(sb.trace(net)["0.weight_ih_l0"].shown_shape, sb.trace(net, (5, 2, 20))["0.weight_ih_l0"].shown_shape)
+        (256, ?) (256, 20)
+    """
+    found = next((f for f in loaded() if isinstance(cls, type) and f.owns_class(cls)), None)
+    if found is None:
+        raise ModelError(
+            f"lazy: a class of layers is needed, got {quoted(cls)}.",
+            remedy="Write lazy(torch.nn.LSTM, dim(-1), 64).",
+        )
+    if not _open(arguments) and not _open(tuple(keywords.values())):
+        raise InputError(
+            f"lazy: no size of {cls.__name__} is left open.",
+            remedy=f"Write dim(axis) for the sizes that the input tells, or call {cls.__name__} itself.",
+        )
+    return found.lazy(cls, arguments, keywords)

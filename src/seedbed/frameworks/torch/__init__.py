@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from seedbed.errors import InputError, ModelError
 from seedbed.frameworks import Room
-from seedbed.frameworks.torch import capture, layers, lazy, place, resets, settle, twin
+from seedbed.frameworks.torch import capture, layers, opening, place, resets, settle, twin, unsettled
+from seedbed.frameworks.torch import lazy as waiting
 from seedbed.frameworks.torch import told as notes
 from seedbed.frameworks.torch.laws import disjoint
 from seedbed.frameworks.torch.mismatch import plain
@@ -40,7 +41,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
     _not_compiled(model)
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
-    noted = notes.told(model)
+    noted = notes.told(settled.twin if settled else model)
     if settled:
         copied, told = settled.twin, settled.told
     elif all(path in noted for path, _ in twin.named_tensors(model)):  # nothing is left to find out
@@ -54,14 +55,14 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
         prefix, _, leaf = path.rpartition(".")
         module = modules[prefix]
         tensor = _at(module, leaf)
-        cls = lazy.becomes(module)
-        lazy.fits(module, path, tensor)
+        cls = waiting.becomes(module)
+        waiting.fits(module, path, tensor)
         waits = path not in told or (settled is not None and path in settled.waits)
-        shape, (record, origin) = told.get(path, (lazy.before_input(module, leaf), settle.UNTOLD))
+        shape, (record, origin) = told.get(path, (unsettled.before_input(module, leaf), settle.UNTOLD))
         own = noted.get(path)
         if own is not None:
             record, origin = own.start, own.origin
-        waits = waits or (record.start is None and lazy.waits(became[prefix]))
+        waits = waits or (record.start is None and waiting.waits(became[prefix]))
         if waits:
             origin = f"{cls.__name__}.reset_parameters"
         elif record.unknown:
@@ -189,7 +190,7 @@ def keep(
     model: nn.Module, specs: Specs, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any
 ) -> nn.Module:
     """Keep the wish until the model's first call."""
-    lazy.keep(model, specs, lazy.Wish(recipe, seed, streams, _device(device)))
+    waiting.keep(model, specs, waiting.Wish(recipe, seed, streams, _device(device)))
     return model
 
 
@@ -214,6 +215,16 @@ def is_native(function: Any) -> bool:
     """Whether a callable is an initializer of torch's own, or a partial of one."""
     function = getattr(function, "func", function)
     return getattr(function, "__module__", None) == "torch.nn.init"
+
+
+def owns_class(cls: type) -> bool:
+    """Whether a class is one of PyTorch's layers."""
+    return issubclass(cls, nn.Module)
+
+
+def lazy(cls: type[nn.Module], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> nn.Module:
+    """A layer of a class, some of whose sizes are `Dim`s."""
+    return opening.opened(cls, arguments, keywords)
 
 
 def deferred() -> AbstractContextManager[None]:

@@ -18,9 +18,11 @@ from torch.nn.modules import lazy as torch_lazy
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from seedbed.errors import ShapeError, UninitializedError
+from seedbed.frameworks.torch.twin import OPEN, named_tensors
+from seedbed.frameworks.torch.unsettled import Open, Unsettled, before_input, settle
 from seedbed.plan import Plan
 from seedbed.recipe import Recipe
-from seedbed.spec import ParamSpec, Shape, Specs
+from seedbed.spec import ParamSpec, Specs
 
 STARTING = threading.RLock()
 """Held while a kept wish is carried out, so that threads that make the first call wait for it."""
@@ -32,18 +34,6 @@ REMEDY = (
 )
 
 
-def before_input(module: nn.Module, name: str) -> Shape:
-    """The shape of a lazy layer's parameter before any input, with None for what only an input can tell."""
-    if isinstance(module, nn.LazyLinear):
-        return (module.out_features, None) if name == "weight" else (module.out_features,)
-    if isinstance(module, torch_lazy.LazyModuleMixin) and isinstance(module, nn.modules.conv._ConvNd):
-        if name == "bias":
-            return (module.out_channels,)
-        ends = (None, module.out_channels // module.groups) if module.transposed else (module.out_channels, None)
-        return (*ends, *module.kernel_size)
-    return () if name == "num_batches_tracked" else (None,)
-
-
 def waits(module: nn.Module) -> bool:
     """Whether a layer still waits for an input."""
     return isinstance(module, torch_lazy.LazyModuleMixin) and module.has_uninitialized_params()
@@ -51,7 +41,7 @@ def waits(module: nn.Module) -> bool:
 
 def fits(module: nn.Module, path: str, tensor: torch.Tensor) -> None:
     """Raise `ShapeError` when a lazy layer holds a loaded parameter that its own sizes contradict."""
-    if not isinstance(module, torch_lazy.LazyModuleMixin) or is_lazy(tensor):
+    if not isinstance(module, (torch_lazy.LazyModuleMixin, Unsettled)) or is_lazy(tensor):
         return
     expected = before_input(module, path.rpartition(".")[2])
     if len(expected) == tensor.dim() and any(n not in (None, m) for n, m in zip(expected, tensor.shape, strict=True)):
@@ -71,7 +61,7 @@ def fits(module: nn.Module, path: str, tensor: torch.Tensor) -> None:
 
 def becomes(module: nn.Module) -> type[nn.Module]:
     """The class a lazy layer turns into; any other layer's own."""
-    if isinstance(module, torch_lazy.LazyModuleMixin) and module.cls_to_become is not None:
+    if isinstance(module, (torch_lazy.LazyModuleMixin, Unsettled)) and module.cls_to_become is not None:
         return module.cls_to_become
     return type(module)
 
@@ -133,7 +123,10 @@ def unstarted(path: str) -> UninitializedError:
 
 
 def name_parameters(model: nn.Module) -> None:
-    """Let lazy parameters say their path when they are read too early."""
+    """Let lazy parameters say their path when they are read too early, and open layers in their errors."""
+    for path, module in model.named_modules():
+        if OPEN in vars(module):
+            vars(module)[OPEN].path = path
     for path, parameter in model.named_parameters():
         if type(parameter) is UninitializedParameter:
             parameter.__class__ = UnstartedParameter
@@ -155,6 +148,10 @@ def settle_layers(model: nn.Module, plan: Plan, *, but: tuple[str, ...]) -> list
     for path, module in model.named_modules():
         if path not in attributes or path.startswith(but) or not isinstance(module, torch_lazy.LazyModuleMixin):
             continue
+        found.append(module)
+        if isinstance(module, Open):
+            settle(module, attributes[path], values=False)
+            continue
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None and is_lazy(tensor):
                 tensor.materialize(plan[f"{path}.{name}" if path else name].spec.sizes)
@@ -164,7 +161,6 @@ def settle_layers(model: nn.Module, plan: Plan, *, but: tuple[str, ...]) -> list
                 getattr(module, handle).remove()
                 delattr(module, handle)
         module.__class__ = becomes(module)
-        found.append(module)
     return found
 
 
@@ -220,7 +216,7 @@ def keep(model: nn.Module, specs: Specs, wish: Wish) -> None:
         _hook(model, wish)
         for path, module in model.named_modules():
             if path and waits(module):
-                names = [*module._parameters, *module._buffers]
+                names = [name for name, _ in named_tensors(module)]
                 own = {n: specs[f"{path}.{n}"] for n in names if f"{path}.{n}" in specs.paths}
                 streams = {
                     s.path: next((v for p, v in (wish.streams or {}).items() if p in s.paths), s.path)

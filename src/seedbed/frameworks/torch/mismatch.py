@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.rnn import RNNBase
+from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError
 from seedbed.frameworks.torch.dryrun import Call, DryRun
@@ -110,10 +110,12 @@ def wanted_shape(module: nn.Module) -> tuple[str, str] | None:
         return f"inputs of {module.in_channels} channels", f"(batch, {module.in_channels}, {window})"
     if isinstance(module, _NormBase) and module.num_features:
         return f"inputs of {module.num_features} features", f"(batch, {module.num_features}, ...)"
+    if isinstance(module, nn.GroupNorm):
+        return f"inputs of {module.num_channels} channels", f"(batch, {module.num_channels}, ...)"
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         sizes = ", ".join(map(str, module.normalized_shape))
         return f"inputs that end in ({sizes})", f"(..., {sizes})"
-    if isinstance(module, RNNBase):
+    if isinstance(module, (RNNBase, RNNCellBase)):
         return f"inputs of {module.input_size} features", f"(..., {module.input_size})"
     if isinstance(module, nn.MultiheadAttention):
         return f"queries of {module.embed_dim} features", f"(..., {module.embed_dim})"
@@ -128,6 +130,8 @@ def fits(module: nn.Module, tensor: torch.Tensor) -> bool:
         return len(sizes) in (rank, rank + 1) and module.in_channels in (0, sizes[-rank])
     if isinstance(module, _NormBase):
         return len(sizes) > 1 and sizes[1] == module.num_features
+    if isinstance(module, nn.GroupNorm):
+        return len(sizes) > 1 and sizes[1] == module.num_channels
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return sizes[-len(module.normalized_shape) :] == tuple(module.normalized_shape)
     last = module.in_features if isinstance(module, nn.Linear) else getattr(module, "input_size", None)

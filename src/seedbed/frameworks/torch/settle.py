@@ -13,6 +13,7 @@ from seedbed.errors import ShapeError
 from seedbed.frameworks.torch.dryrun import DryRun
 from seedbed.frameworks.torch.resets import Record, starts
 from seedbed.frameworks.torch.shapes import dry_run, is_shape
+from seedbed.frameworks.torch.told import told as notes_of
 from seedbed.frameworks.torch.twin import named_tensors, what_settled
 from seedbed.spec import Input, ParamSpec, Settled, Shape
 
@@ -74,7 +75,7 @@ def settle(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any])
 
 def tell(twin: nn.Module) -> Told:
     """Shape and start of all that a twin has settled."""
-    known = starts(twin)
+    known = starts(twin) | {path: (note.start, note.origin) for path, note in notes_of(twin).items()}
     return {p: (tuple(t.shape), known.get(p, UNTOLD)) for p, t in named_tensors(twin) if not is_lazy(t)}
 
 

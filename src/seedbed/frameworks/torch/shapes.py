@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,20 +17,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from seedbed.errors import InputError, ModelError, SeedbedError, nearest
 from seedbed.frameworks.torch.dryrun import DryRun
 from seedbed.frameworks.torch.mismatch import explain, judge
-from seedbed.frameworks.torch.twin import META, make_twin
+from seedbed.frameworks.torch.twin import META, make_twin, undisturbed
 from seedbed.spec import Input
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Random states of torch, NumPy and Python, as they were."""
-    ours, theirs, mine = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(ours)
-        np.random.set_state(theirs)
-        random.setstate(mine)
 
 
 def to_meta_inputs(value: Any, model: nn.Module, sizes: Mapping[tuple[str, int], int], name: str) -> Any:

@@ -7,9 +7,12 @@ batch normalization counts nothing on it.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -21,6 +24,20 @@ from seedbed.errors import ModelError
 from seedbed.spec import Settled
 
 META = torch.device("meta")
+OPEN = "_seedbed_open"
+"""Under this name a layer of open sizes keeps what it is to become."""
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Random states of torch, NumPy and Python, as they were."""
+    ours, theirs, mine = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(ours)
+        np.random.set_state(theirs)
+        random.setstate(mine)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -70,11 +87,13 @@ def make_twin(model: nn.Module) -> nn.Module:
             f"{type(model).__name__}: the model cannot be copied for a dry run: {(str(error) or repr(error)).splitlines()[0]}.",
             remedy="Take what cannot be copied (locks, files) out of the model's attributes.",
         ) from error
-    for module in twin.modules():
+    for path, module in twin.named_modules():
+        if OPEN in vars(module):
+            vars(module)[OPEN].path, vars(module)[OPEN].twin = path, True
         for number, hook in list(module._forward_pre_hooks.items()):
             if type(hook).__module__.startswith("seedbed."):  # a kept wish is for the model, not for its twin
                 del module._forward_pre_hooks[number]
-        if isinstance(module, LazyModuleMixin) and LazyModuleMixin._infer_parameters not in _functions(module):
+        if isinstance(module, LazyModuleMixin) and type(module)._infer_parameters not in _functions(module):
             module._initialize_hook = module.register_forward_pre_hook(module._infer_parameters, with_kwargs=True)
         if isinstance(module, _NormBase):
             module.eval()
@@ -99,7 +118,12 @@ def what_settled(model: nn.Module, twin: nn.Module) -> tuple[Settled, ...]:
     after = dict(twin.named_modules())
     found = []
     for path, module in model.named_modules():
-        if not isinstance(module, LazyModuleMixin) or type(after[path]) is type(module):
+        lazy = isinstance(module, LazyModuleMixin) or vars(module).get("_seedbed_lazy", False)
+        if not lazy or type(after[path]) is type(module):
+            continue
+        if OPEN in vars(after[path]):
+            sizes = vars(after[path])[OPEN].sizes
+            found.append(Settled(path, type(after[path]).__name__, tuple(sorted(sizes.items()))))
             continue
         old, new = vars(module), vars(after[path])
         changed = {k: v for k, v in new.items() if _is_plain(v) and (k not in old or old[k] != v)}
