@@ -167,7 +167,7 @@ def made_by(func: Any, name: str, values: dict[str, Any], out: torch.Tensor, ind
     if name in ("normal_", "randn", "randn_like", "normal") and floating:
         mean, std = values.get("mean", 0.0), values.get("std", 1.0)
         if isinstance(mean, (int, float)) and isinstance(std, (int, float)):
-            return _drawn(Normal, out, (index,), mean=float(mean), std=float(std))
+            return _drawn(Normal, out, (index,), mean=float(mean), std=float(std)) if std else filled(mean + 0.0)
     if name in ("uniform_", "rand", "rand_like") and floating:
         low, high = values.get("from", 0.0), values.get("to", 1.0)
         return filled(low) if low == high else _drawn(Uniform, out, (index,), low=float(low), high=float(high))
