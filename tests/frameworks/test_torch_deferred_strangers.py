@@ -93,6 +93,14 @@ def one_memory_for_several(self):
 
 
 @case
+def draws_without_spread(self):
+    self.level = nn.Parameter(torch.empty(30))
+    init.normal_(self.level, std=0)
+    self.shifted = nn.Parameter(torch.empty(30).normal_(2.0, 0.0))
+    self.same = nn.Parameter(torch.empty(30).uniform_(0.5, 0.5))
+
+
+@case
 def lists_of_sparse_tensors(self):
     self.register_buffer("pairs", torch.sparse_coo_tensor([[0, 1], [1, 0]], [1.0, 2.0], (2, 2)).to_dense())
     self.register_buffer("rows", torch.sparse_csr_tensor([0, 1, 2], [0, 1], [1.0, 2.0]).to_dense())

@@ -168,6 +168,8 @@ def made_by(
     if name in ("normal_", "randn", "randn_like", "normal") and floating:
         mean, std = values.get("mean", 0.0), values.get("std", 1.0)
         if isinstance(mean, (int, float)) and isinstance(std, (int, float)):
+            if std == 0:
+                return filled(mean + 0.0)
             return _drawn(Normal, out, geometry, index, mean=float(mean), std=float(std))
     if name in ("uniform_", "rand", "rand_like") and floating:
         low, high = values.get("from", 0.0), values.get("to", 1.0)

@@ -213,7 +213,9 @@ def _values(event: Event, name: str, given: dict[str, Any], draw: Draw) -> Any:
         z = draw.normal()
         mean, std = number(given.get("mean"), 0.0), number(given.get("std"), 1.0)
         plain = isinstance(mean, (int, float)) and isinstance(std, (int, float))
-        return z * np.float32(std) if plain and mean == 0 else (z.astype(np.float64) * std + mean).astype(np.float32)
+        if plain and mean == 0:
+            return z * np.float32(std) + np.float32(0)  # a deviation of 0 makes no negative zero
+        return (z.astype(np.float64) * std + mean).astype(np.float32)
     if name in ("uniform", "rand", "rand_like"):
         return draw.uniform(given.get("from", 0.0), given.get("to", 1.0))
     if name == "randperm":
