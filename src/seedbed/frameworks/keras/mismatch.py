@@ -1,0 +1,128 @@
+"""What a failed dry run means: which layer, what it expected, what it got, and from whom."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from seedbed.errors import ModelError, SeedbedError, ShapeError
+from seedbed.frameworks.keras.dryrun import DryRun
+
+READS_VALUES = (
+    "Tracer",
+    "meta tensor",
+    "aten::_local_scalar_dense",
+    "symbolic `tf.Tensor`",
+    "Python `bool`",
+    "Cannot convert a symbolic",
+)
+
+
+def explain(error: Exception, run: DryRun) -> SeedbedError:
+    """The error that says what went wrong in a dry run."""
+    layer, given = run.failed or (run.model, [])
+    path = run.path_of(layer)
+    name = f"{path or 'the model'}: {type(layer).__name__}"
+    said = str(error).strip().split("\n")[0]
+    place = where(error)
+    if given:
+        expected = wanted(layer)
+        got = tuple(given[0].shape)
+        if expected and not fits(layer, got):
+            return ShapeError(
+                f"{name} expects {expected[0]}, got {shown(got)}.",
+                facts=[
+                    f"expected  {expected[1]}",
+                    f"got       {shown(got)}",
+                    f"from      {run.source(given[0])}",
+                ],
+                remedy="Let the two sizes agree, or leave this layer unbuilt: it takes its size from its input."
+                if layer.built
+                else "Give it an input of as many axes as it needs.",
+                path=path,
+                expected=expected[1],
+                got=got,
+                source=run.path_of(run.maker(given[0]).sized),
+            )
+    if type(error).__name__.startswith("Tracer") or any(mark in str(error) for mark in READS_VALUES):
+        return ModelError(
+            f"{name} reads a value, and a dry run has none.",
+            facts=[*place, f"said  {said}"],
+            remedy="Take the value from a shape instead, or build the model with `model.build(...)` and plan it without inputs.",
+            path=path,
+        )
+    facts = [*place, f"said  {type(error).__name__}: {said}"]
+    facts += [f"got   {t.dtype}{shown(tuple(t.shape))} from {run.source(t)}" for t in given]
+    return ShapeError(
+        f"{name} cannot be run on these inputs.",
+        facts=facts,
+        remedy="Give inputs of the shapes and dtypes that the model's call takes.",
+        path=path,
+        got=None,
+        source="",
+    )
+
+
+def where(error: BaseException) -> list[str]:
+    """A line with file and line of the last of the model's own frames, if it has any outside Keras."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = ("/site-packages/", "/seedbed/frameworks/")
+    own = [f for f in frames if not any(part in f.filename.replace("\\", "/") for part in inside)]
+    own = [f for f in own if "/seedbed/verbs/" not in f.filename.replace("\\", "/")]
+    return [f"at    {Path(f.filename).name}:{f.lineno}: {f.line}" for f in own[-1:]]
+
+
+def _spec(layer: Any) -> Any:
+    """What a layer says of its first input."""
+    if isinstance(layer, keras.Sequential) and layer.built and getattr(layer, "_functional", None) is not None:
+        layer = layer._functional
+    spec = layer.input_spec
+    return spec[0] if isinstance(spec, (list, tuple)) and spec else spec
+
+
+def wanted(layer: Any) -> tuple[str, str] | None:
+    """What a layer takes: in words, and as a shape."""
+    spec = _spec(layer)
+    if spec is None or isinstance(spec, dict):
+        return None
+    axes = {int(a): n for a, n in (getattr(spec, "axes", None) or {}).items() if n is not None}
+    least, exact = getattr(spec, "min_ndim", None), getattr(spec, "ndim", None)
+    if spec.shape is not None:
+        shape = tuple(spec.shape)
+        sizes = ["*" if n is None else str(n) for n in shape]
+        sizes[:1] = ["batch"] if shape[:1] == (None,) else sizes[:1]
+        return f"inputs of shape ({', '.join(sizes)})", f"({', '.join(sizes)})"
+    if list(axes) == [-1]:
+        return f"inputs of {axes[-1]} features", f"(..., {axes[-1]})"
+    if axes:
+        said = ", ".join(f"{n} on axis {a}" for a, n in axes.items())
+        return f"inputs of {said}", said
+    if exact or least:
+        return (
+            f"inputs of {exact or least} axes{'' if exact else ' or more'}",
+            f"{exact or least} axes{'' if exact else ' or more'}",
+        )
+    return None
+
+
+def fits(layer: Any, shape: tuple[int | None, ...]) -> bool:
+    """Whether a layer takes an input of this shape, as far as it says."""
+    spec = _spec(layer)
+    if spec.shape is not None:
+        return len(spec.shape) == len(shape) and all(
+            a is None or b is None or a == b for a, b in zip(spec.shape, shape, strict=True)
+        )
+    if spec.ndim is not None and spec.ndim != len(shape):
+        return False
+    if spec.min_ndim is not None and len(shape) < spec.min_ndim:
+        return False
+    return all(n is None or shape[int(a)] in (n, None) for a, n in (spec.axes or {}).items())
+
+
+def shown(shape: tuple[int | None, ...]) -> str:
+    """A shape as it is printed."""
+    sizes = ["?" if n is None else str(n) for n in shape]
+    return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
