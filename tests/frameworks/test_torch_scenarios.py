@@ -205,6 +205,16 @@ def test_a7_apply_init_takes_what_a_plan_takes(init):
     assert sb.check(net, sb.plan(mlp(), (2, 20), recipe=init, seed=5))
 
 
+def test_a8_values_are_made_without_the_model_and_used_with_functional_call():
+    net = mlp()
+    plan = sb.plan(net, (2, 20), recipe="he")
+    values = {entry.spec.path: torch.from_numpy(fill(entry)) for entry in plan}
+    assert all(map(nn.parameter.is_lazy, net.parameters()))
+    fixed = nn.Sequential(nn.Linear(20, 256, device="meta"), nn.ReLU(), nn.Linear(256, 10, device="meta"))
+    answer = torch.func.functional_call(fixed, values, torch.ones(2, 20))
+    assert torch.equal(answer, plan.materialize(net)(torch.ones(2, 20)))
+
+
 @pytest.mark.parametrize(("side", "features"), [(28, 400), (32, 576), (64, 3136)])
 def test_a9_the_images_resolution_decides_the_dense_layers(side, features):
     assert sb.trace(lenet(), (1, 1, side, side))["7.weight"].shape == (120, features)

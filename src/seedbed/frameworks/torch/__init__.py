@@ -65,6 +65,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
             origin = f"{origin}: {record.unknown}"
         use = layers.use(module if path not in told else became[prefix], leaf, len(shape))
         is_parameter = isinstance(tensor, nn.Parameter)
+        unit, name_there = layers.place(module, path)
         params.append(
             ParamSpec(
                 path=path,
@@ -84,6 +85,8 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
                 views=tuple(views),
                 stream=own.stream if own else "",
                 copied=own.copied if own else "",
+                unit=unit,
+                leaf=name_there,
                 lazy=waits,
                 reached=bool(settled.reached & {path, *aliases, *views}) if settled else None,
                 varies=settled.varies.get(path, "") if settled else "",

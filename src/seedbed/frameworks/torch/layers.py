@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -67,6 +68,15 @@ def use(module: nn.Module, name: str, rank: int) -> Use:
     if "Embedding" in kind and name == "weight":
         return Use("embedding")
     return Use("weight" if name.endswith("weight") and rank >= 2 else "other")
+
+
+def place(module: nn.Module, path: str) -> tuple[str | None, str]:
+    """The layer that a parameter belongs to and its name there, where the path does not tell: stacked recurrent ones."""
+    above, _, name = path.rpartition(".")
+    stacked = re.fullmatch(r"(.+)_l(\d+)(_reverse)?", name) if isinstance(module, RNNBase) else None
+    if stacked is None:
+        return None, ""
+    return f"{above}_l{stacked[2]}{stacked[3] or ''}", stacked[1]
 
 
 def _recurrent(module: RNNBase | RNNCellBase, name: str) -> Use:
