@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras.src.models.functional import Functional
 
 from seedbed.errors import ModelError, SeedbedError, ShapeError
 from seedbed.frameworks.keras.dryrun import DryRun
@@ -24,20 +25,26 @@ READS_VALUES = (
 def explain(error: Exception, run: DryRun) -> SeedbedError:
     """The error that says what went wrong in a dry run."""
     layer, given = run.failed or (run.model, [])
+    through: list[Any] = []
+    got = tuple(given[0].shape) if given else ()
+    if given and len(given) == 1:
+        layer, got, through = inside(layer, got)
     path = run.path_of(layer)
     name = f"{path or 'the model'}: {type(layer).__name__}"
     said = str(error).strip().split("\n")[0]
     place = where(error)
     if given:
         expected = wanted(layer)
-        got = tuple(given[0].shape)
+        source = run.source(given[0])
+        if through and run.maker(given[0]).last is None:
+            source = f"{source}, through {run.path_of(through[-1])} ({type(through[-1]).__name__})"
         if expected and not fits(layer, got):
             return ShapeError(
                 f"{name} expects {expected[0]}, got {shown(got)}.",
                 facts=[
                     f"expected  {expected[1]}",
                     f"got       {shown(got)}",
-                    f"from      {run.source(given[0])}",
+                    f"from      {source}",
                 ],
                 remedy="Let the two sizes agree, or leave this layer unbuilt: it takes its size from its input."
                 if layer.built
@@ -64,6 +71,32 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
         got=None,
         source="",
     )
+
+
+def inside(layer: Any, shape: tuple[int | None, ...]) -> tuple[Any, tuple[int | None, ...], list[Any]]:
+    """The layer inside a chain that a shape does not fit, what it gets, and the layers before it."""
+    through: list[Any] = []
+    now = shape
+    for part in chain(layer):
+        if wanted(part) and not fits(part, now):
+            found, got, more = inside(part, now)
+            return found, got, [*through, *more]
+        try:
+            now = tuple(part.compute_output_shape(now))
+        except Exception:  # it does not answer for shapes: the chain as a whole is to blame
+            break
+        through.append(part)
+    return layer, shape, []
+
+
+def chain(layer: Any) -> list[Any]:
+    """The layers of a model that calls one after the other; of any other none."""
+    if isinstance(layer, Functional):
+        parts = [op for op in layer.operations if not isinstance(op, keras.layers.InputLayer)]
+        one_way = all(isinstance(p, keras.layers.Layer) and len(p._inbound_nodes) == 1 for p in parts)
+        one_way = one_way and all(len(p._inbound_nodes[0].input_tensors) == 1 for p in parts)
+        return parts if one_way and len(layer.inputs) == 1 else []
+    return list(layer.layers) if isinstance(layer, keras.Sequential) else []
 
 
 def where(error: BaseException) -> list[str]:

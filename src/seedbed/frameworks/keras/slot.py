@@ -9,7 +9,7 @@ import keras
 
 from seedbed.errors import InitializerError
 from seedbed.fill import fill, storage_dtype
-from seedbed.frameworks.keras.place import aligned, tensor_of
+from seedbed.frameworks.keras.arrays import aligned, tensor_of
 from seedbed.initializers import Initializer, from_dict
 from seedbed.plan import Entry
 from seedbed.spec import Layout, ParamSpec

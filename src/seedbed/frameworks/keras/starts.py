@@ -18,6 +18,7 @@ from keras.src.backend.common import global_state
 from keras.src.initializers.random_initializers import compute_fans
 
 from seedbed.errors import RecipeError
+from seedbed.frameworks.keras.arrays import array_of
 from seedbed.initializers import (
     Constant,
     Identity,
@@ -125,8 +126,6 @@ def recorded(native: Any, shape: tuple[int, ...]) -> Initializer:
 
 def run(native: Any, shape: tuple[int, ...], dtype: str, seed: int) -> Any:
     """The values of an initializer, from a seed of ours; bfloat16 and float8 as their bits."""
-    from seedbed.fill import storage_dtype
-
     with RUNNING:
         states = random.getstate(), np.random.get_state()
         before = global_state.get_global_attribute("global_seed_generator")
@@ -138,15 +137,14 @@ def run(native: Any, shape: tuple[int, ...], dtype: str, seed: int) -> Any:
             for number, part in enumerate(seeds):
                 own.append(part.seed)
                 part.seed = seed + number
-            made = np.asarray(keras.ops.convert_to_numpy(native(shape, dtype=dtype)))
+            made = array_of(keras.ops.convert_to_tensor(native(shape, dtype=dtype), dtype=dtype), dtype)
         finally:
             for part, value in zip(seeds, own, strict=False):
                 part.seed = value
             global_state.set_global_attribute("global_seed_generator", before)
             random.setstate(states[0])
             np.random.set_state(states[1])
-    held = storage_dtype(dtype)
-    return made.view(held) if str(held) != dtype else made.astype(held, copy=False)
+    return made
 
 
 def _parts(native: Any) -> list[Any]:
