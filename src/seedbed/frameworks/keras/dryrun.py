@@ -55,7 +55,7 @@ class DryRun:
         """
         checked = any(isinstance(m, (keras.Sequential, Functional)) and m.built for m in walk.layers(self.model))
         try:
-            with valueless(), warnings.catch_warnings(), self.watching():
+            with valueless(), warnings.catch_warnings(), plain_errors(), self.watching():
                 warnings.simplefilter("ignore")  # Keras warns of a trace that fails; here that is an error
                 self.model(*inputs, **keywords)
                 if checked:  # models made of layers do not look at sizes when they answer for their output alone
@@ -108,7 +108,7 @@ class DryRun:
         if id(tensor) in self.makers:
             return self.makers[id(tensor)][1]
         history = getattr(tensor, "_keras_history", None)
-        if history is None or isinstance(history.operation, keras.layers.InputLayer):
+        if history is None or history.operation is None or isinstance(history.operation, keras.layers.InputLayer):
             return Maker()
         node = history.operation._inbound_nodes[history.node_index]
         if isinstance(history.operation, keras.layers.Layer):
@@ -133,6 +133,18 @@ def valueless() -> Iterator[None]:
     """A context in which variables are made without values, and stay without them."""
     with keras.StatelessScope(initialize_variables=False):
         yield
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A context in which Keras leaves errors as they are raised, with all of their frames."""
+    filtering = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if filtering:
+            keras.config.enable_traceback_filtering()
 
 
 def standing_in(value: Any, model: Any, sizes: Sizes, name: str) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras import layers as kl
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
 from seedbed.frameworks.keras.walk import Held
 
@@ -80,7 +81,7 @@ def use(place: Held, shape: tuple[int | None, ...]) -> Use:
     if len(found.axes) not in (0, len(shape)):
         found = replace(found, axes=(), order=(), packed=())
     if not place.trained:
-        return replace(found, role="buffer", axes=(), packed=(), groups=1)
+        return Use("buffer", leaf=found.leaf if found.role == "buffer" else name)
     return found if found.leaf else replace(found, leaf=name if layer is not None else "")
 
 
@@ -90,6 +91,8 @@ def _use(place: Held, shape: tuple[int | None, ...]) -> Use:
         return _within_attention(place, _einsum(layer, name, rank))
     if isinstance(layer, tuple(CELLS)):
         return _recurrent(place, rank)
+    if isinstance(layer, ConvLSTMCell):
+        return _convolutional_cell(name, rank)
     if isinstance(layer, (*SEPARABLE, *DEPTHWISE, *TRANSPOSED, *CONVOLUTIONS)):
         return _convolution(layer, name, shape)
     for classes, wanted, found in ROWS:
@@ -128,6 +131,16 @@ def _convolution(layer: Any, name: str, shape: tuple[int | None, ...]) -> Use:
     return Use("other")
 
 
+def _convolutional_cell(name: str, rank: int) -> Use:
+    """Gates lie side by side along the last axis of (window..., in, out)."""
+    if name == "bias":
+        return replace(BIAS, packed=(4,))
+    window, n = ("window",) * (rank - 2), rank - 2
+    role = "recurrent" if name == "recurrent_kernel" else "weight"
+    order: Order = ((n + 1,), (n,), *((axis,) for axis in range(n)))
+    return Use(role, (*window, "in", "out"), (*(1 for _ in window), 1, 4), leaf=name, order=order)
+
+
 def _einsum(layer: Any, name: str, rank: int) -> Use:
     """Axes by the letters of the equation: what only the input has goes in, what only the output has comes out."""
     given, kernel, made = re.split(",|->", layer.equation.replace("...", "").replace(" ", ""))
@@ -146,7 +159,7 @@ def _within_attention(place: Held, found: Use) -> Use:
     """PyTorch keeps query, key and value in one array, where they are of one size."""
     above = place.owners[-2][1] if len(place.owners) > 1 else None
     if not isinstance(above, kl.MultiHeadAttention):
-        named = isinstance(above, kl.GroupedQueryAttention)
+        named = isinstance(above, kl.GroupQueryAttention)
         return replace(found, within=type(above).__name__ if named else "")
     found = replace(found, within="MultiHeadAttention")
     part = PROJECTIONS.get(place.layer.name)

@@ -61,6 +61,13 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
             remedy="Take the value from a shape instead, or build the model with `model.build(...)` and plan it without inputs.",
             path=path,
         )
+    if "create a variable while in a stateless scope" in str(error):
+        return ModelError(
+            f"{name} makes a variable of a value, not of a shape and an initializer, and a dry run has no values.",
+            facts=place,
+            remedy="Build the model first, with model.build(...), and plan it without inputs.",
+            path=path,
+        )
     facts = [*place, f"said  {type(error).__name__}: {said}"]
     facts += [f"got   {t.dtype}{shown(tuple(t.shape))} from {run.source(t)}" for t in given]
     return ShapeError(

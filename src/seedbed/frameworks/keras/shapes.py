@@ -75,7 +75,7 @@ def _spec(place: walk.Held, known: Natives) -> ParamSpec:
     unit = f"{unit}.{use.below}".strip(".") if use.below else unit
     layout = Layout(order=use.order, blocks=use.blocks, of=use.of) if use.order or use.blocks else None
     dtype = keras.backend.standardize_dtype(variable._dtype)
-    start = starts.start_of(native, shape, layer, place.name)
+    start = starts.start_of(native, shape, layer, place.name, layout)
     if not math.prod(shape):
         start = Zeros()
     return ParamSpec(
@@ -178,15 +178,17 @@ def _probe(layer: Any, size: int) -> bool:
     spec = layer.input_spec if not isinstance(layer.input_spec, (list, tuple)) else None
     ranks = [n for n in (getattr(spec, "ndim", None), getattr(spec, "min_ndim", None)) if n and n > 2]
     wanted = [p for p in inspect.signature(layer.build).parameters.values() if p.default is p.empty]
-    for rank in dict.fromkeys([*ranks, *RANKS]):
-        shape = (2, *(size,) * (rank - 1))
-        undo = Undo(layer)
-        try:
-            layer.build(*(shape for p in wanted if p.kind is not p.VAR_POSITIONAL))
-        except Exception:  # not an input of so many axes
-            undo()
-            continue
-        return True
+    for inputs in (1, 2, 3):  # one shape, or a list of several
+        for rank in dict.fromkeys([*ranks, *RANKS]):
+            shape = (2, *(size,) * (rank - 1))
+            undo = Undo(layer)
+            try:
+                given = [shape] * inputs if inputs > 1 else shape
+                layer.build(*(given for p in wanted if p.kind is not p.VAR_POSITIONAL))
+            except Exception:  # not what it takes
+                undo()
+                continue
+            return True
     return False
 
 

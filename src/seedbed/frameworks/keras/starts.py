@@ -16,6 +16,7 @@ import numpy as np
 from keras import initializers as ki
 from keras.src.backend.common import global_state
 from keras.src.initializers.random_initializers import compute_fans
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
 from seedbed.errors import RecipeError
 from seedbed.frameworks.keras.arrays import array_of
@@ -34,23 +35,27 @@ from seedbed.initializers import (
     Zeros,
 )
 from seedbed.initializers.scaled import TRUNCATED_STD
-from seedbed.spec import ParamSpec
+from seedbed.spec import Layout, ParamSpec
 
 Axes = tuple[tuple[int, ...], tuple[int, ...]] | None
 SCALING = (
     ki.VarianceScaling, ki.GlorotUniform, ki.GlorotNormal, ki.LecunNormal, ki.LecunUniform, ki.HeNormal, ki.HeUniform,
 )  # fmt: skip
+LSTMS = (keras.layers.LSTMCell, ConvLSTMCell)
 RUNNING = threading.Lock()
 """Held while an initializer of Keras's or the user's runs: random states of the process are borrowed for it."""
 
 
-def ours(native: Any, shape: tuple[int, ...], axes: Axes = None) -> Initializer | None:
+def ours(
+    native: Any, shape: tuple[int, ...], axes: Axes = None, layout: Layout | None = None
+) -> Initializer | None:
     """One of ours with exactly the distribution of one of Keras's, for an array of a shape.
 
     Args:
         native: The initializer.
         shape: Keras's own fans follow from it.
         axes: Which axes are inputs and which outputs, where Keras would tell the initializer.
+        layout: How the array lies; Keras makes matrices orthogonal that have the last axis as columns.
     """
     kind = type(native)
     if kind is ki.Zeros:
@@ -68,11 +73,16 @@ def ours(native: Any, shape: tuple[int, ...], axes: Axes = None) -> Initializer 
         return Constant(value=low) if low == high else Uniform(low=low, high=high)
     if kind in SCALING:
         return _scaling(native, shape, axes)
-    if kind is ki.Orthogonal and len(shape) >= 2:
+    if kind is ki.Orthogonal and _by_last_axis(len(shape), layout):
         return Orthogonal(gain=native.gain)
     if kind is ki.Identity and len(shape) == 2:
         return Identity(gain=native.gain)
     return None
+
+
+def _by_last_axis(rank: int, layout: Layout | None) -> bool:
+    order = layout.order if layout is not None else ()
+    return rank == 2 if not order else order[0] == (rank - 1,) and len(order) == rank
 
 
 def _constant(value: Any) -> Initializer | None:
@@ -98,16 +108,19 @@ def _scaling(native: Any, shape: tuple[int, ...], axes: Axes) -> Initializer:
     return Uniform(low=-bound, high=bound)
 
 
-def start_of(native: Any, shape: tuple[int, ...], layer: Any, name: str) -> Initializer | None:
+def start_of(
+    native: Any, shape: tuple[int, ...], layer: Any, name: str, layout: Layout | None
+) -> Initializer | None:
     """How a variable starts, by the initializer it was made with."""
     if native is None:
         return None
-    forget = isinstance(layer, keras.layers.LSTMCell) and layer.unit_forget_bias and name == "bias"
-    if forget and inspect.isfunction(native) and type(layer.bias_initializer) not in SCALING:
-        base = ours(layer.bias_initializer, (layer.units,))
+    forget = getattr(layer, "unit_forget_bias", False) and name == "bias" and inspect.isfunction(native)
+    if forget and isinstance(layer, LSTMS) and type(layer.bias_initializer) not in SCALING:
+        units = shape[0] // 4
+        base = ours(layer.bias_initializer, (units,))
         if base is not None:
-            return Overlay(base=base, boxes=((((layer.units, 2 * layer.units),), Ones()),))
-    return ours(native, shape) or recorded(native, shape)
+            return Overlay(base=base, boxes=((((units, 2 * units),), Ones()),))
+    return ours(native, shape, layout=layout) or recorded(native, shape)
 
 
 def recorded(native: Any, shape: tuple[int, ...]) -> Initializer:
@@ -181,7 +194,7 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
             remedy=f"For a function of (draw, spec) write Custom({native.name}).",
             path=spec.path,
         ) from None
-    return ours(made, spec.sizes, einsum_axes(spec)) or recorded(made, spec.sizes)
+    return ours(made, spec.sizes, einsum_axes(spec), spec.layout) or recorded(made, spec.sizes)
 
 
 def einsum_axes(spec: ParamSpec) -> Axes:

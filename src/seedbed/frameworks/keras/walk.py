@@ -96,6 +96,9 @@ def _walk(layer: Any, path: str, above: tuple[tuple[str, Any], ...], found: dict
         known = found.get(id(variable))
         if known is None:
             found[id(variable)] = Held(at, name, variable, layer, owners, trained, [])
+        elif any(known.layer is other for _, other in above):  # a wrapper that holds its layer's variable too
+            aliases = [a for a in (known.path, *known.aliases) if a != at]
+            found[id(variable)] = Held(at, name, variable, layer, owners, trained, aliases)
         elif at != known.path and at not in known.aliases:
             known.aliases.append(at)
     for names, child in children(layer):
