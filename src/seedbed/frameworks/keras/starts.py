@@ -46,9 +46,7 @@ RUNNING = threading.Lock()
 """Held while an initializer of Keras's or the user's runs: random states of the process are borrowed for it."""
 
 
-def ours(
-    native: Any, shape: tuple[int, ...], axes: Axes = None, layout: Layout | None = None
-) -> Initializer | None:
+def ours(native: Any, shape: tuple[int, ...], axes: Axes = None, layout: Layout | None = None) -> Initializer | None:
     """One of ours with exactly the distribution of one of Keras's, for an array of a shape.
 
     Args:
@@ -108,9 +106,7 @@ def _scaling(native: Any, shape: tuple[int, ...], axes: Axes) -> Initializer:
     return Uniform(low=-bound, high=bound)
 
 
-def start_of(
-    native: Any, shape: tuple[int, ...], layer: Any, name: str, layout: Layout | None
-) -> Initializer | None:
+def start_of(native: Any, shape: tuple[int, ...], layer: Any, name: str, layout: Layout | None) -> Initializer | None:
     """How a variable starts, by the initializer it was made with."""
     if native is None:
         return None
