@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from seedbed import engine, threefry
 from seedbed.errors import InitializerError, PlanError, RegionError, quoted
 from seedbed.initializers import (
+    Chain,
     Constant,
     Custom,
     Dirac,
@@ -96,7 +97,9 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
         )
     out = _memory(spec, region) if out is None else out
     _judge(out, spec, region)
-    if isinstance(start, Recorded):
+    if isinstance(start, Chain):
+        _chain(start, entry, region, out)
+    elif isinstance(start, Recorded):
         out[...] = _recorded(start, entry)[region.slices]
     elif isinstance(start, Loaded):
         out[...] = _loaded(start, spec)[region.slices]
@@ -252,6 +255,10 @@ class Draw:
             _lay(start, spec, self._key, self.region, out)
         return out
 
+    def run(self, first: int, count: int) -> Draw:
+        """The same numbers at `count` places of the whole from `first` on, in order; they go on past its end."""
+        return Draw(self._key, (first + count,), Region((first,), (first + count,)), self._draw)
+
     def made(self, start: Initializer) -> NDArray[np.float32]:
         """Values of an initializer; of draws after the first, as of a parameter with a key of its own."""
         if self._draw:
@@ -287,7 +294,8 @@ class Draw:
         return places.reshape([-1 if a == axis else 1 for a in range(len(self.shape))])
 
 
-def _recorded(start: Recorded, entry: Entry) -> Array:
+def _recorded(start: Recorded, entry: Entry) -> Any:
+    """What the function gives: the whole array, or of a chain the function that gives its blocks."""
     spec = entry.spec
     if start.function is None:
         raise PlanError(
@@ -301,8 +309,25 @@ def _recorded(start: Recorded, entry: Entry) -> Array:
         of = key(entry.seed, stream.split(".")) if stream else entry.key
         return Draw(of, shape, Region.whole(shape), number)
 
-    values: Array = start.function(spec.dtype, draws)
-    return values
+    return start.function(spec.dtype, draws)
+
+
+def _chain(start: Chain, entry: Entry, region: Region, out: Array) -> None:
+    """The blocks that a region has elements of, some at a time."""
+    if not out.size:
+        return
+    shape, made, step, some = entry.spec.sizes, _recorded(start, entry), start.STEP, CHUNK // start.STEP
+    for piece in blocks(region.shape, CHUNK):
+        places: Array = np.zeros((), np.int64)
+        for size, first, a, b in zip(shape, region.start, piece.start, piece.stop, strict=True):
+            places = places[..., None] * size + np.arange(first + a, first + b)
+        places = places.reshape(-1)  # in ascending order, as rows are counted
+        numbers, which = np.unique(places // step, return_inverse=True)
+        values = np.empty(places.shape, out.dtype)
+        for n in range(0, len(numbers), some):
+            here = slice(*np.searchsorted(which, (n, n + some)))
+            values[here] = made(numbers[n : n + some])[which[here] - n, places[here] % step]
+        out[piece.slices] = values.reshape(piece.shape)
 
 
 def _loaded(start: Loaded, spec: ParamSpec) -> Array:
