@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,7 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
         layer, got, through = inside(layer, got)
     path = run.path_of(layer)
     name = f"{path or 'the model'}: {type(layer).__name__}"
-    said = str(error).strip().split("\n")[0]
-    place = where(error)
+    said, place = said_by(error), where(error)
     if given:
         expected = wanted(layer)
         source = run.source(given[0])
@@ -46,18 +46,18 @@ def explain(error: Exception, run: DryRun) -> SeedbedError:
                     f"got       {shown(got)}",
                     f"from      {source}",
                 ],
-                remedy="Let the two sizes agree, or leave this layer unbuilt: it takes its size from its input."
+                remedy="Let the two sizes agree, or make this layer anew: until it is built, any size fits."
                 if layer.built
-                else "Give it an input of as many axes as it needs.",
+                else "Give it an input of as many axes as it takes.",
                 path=path,
                 expected=expected[1],
                 got=got,
                 source=run.path_of(run.maker(given[0]).sized),
             )
-    if type(error).__name__.startswith("Tracer") or any(mark in str(error) for mark in READS_VALUES):
+    if any(type(e).__name__.startswith("Tracer") or any(m in str(e) for m in READS_VALUES) for e in raised_by(error)):
         return ModelError(
             f"{name} reads a value, and a dry run has none.",
-            facts=[*place, f"said  {said}"],
+            facts=place,
             remedy="Take the value from a shape instead, or build the model with `model.build(...)` and plan it without inputs.",
             path=path,
         )
@@ -106,13 +106,31 @@ def chain(layer: Any) -> list[Any]:
     return list(layer.layers) if isinstance(layer, keras.Sequential) else []
 
 
+def said_by(error: BaseException) -> str:
+    """The line that says what was wrong, without what Keras puts around it."""
+    text = str(error).rpartition("Error encountered:")[2]
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in text.split("\n")]
+    return next((line for line in lines if line and not line.startswith("Exception encountered when")), "")
+
+
 def where(error: BaseException) -> list[str]:
     """A line with file and line of the last of the model's own frames, if it has any outside Keras."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = ("/site-packages/", "/seedbed/frameworks/")
-    own = [f for f in frames if not any(part in f.filename.replace("\\", "/") for part in inside)]
-    own = [f for f in own if "/seedbed/verbs/" not in f.filename.replace("\\", "/")]
-    return [f"at    {Path(f.filename).name}:{f.lineno}: {f.line}" for f in own[-1:]]
+    inside = ("/site-packages/", "/seedbed/frameworks/", "/seedbed/verbs/")
+    found: list[str] = []
+    for one in raised_by(error):
+        frames = traceback.extract_tb(one.__traceback__)
+        own = [f for f in frames if not any(part in f.filename.replace("\\", "/") for part in inside)]
+        found = [f"at    {Path(f.filename).name}:{f.lineno}: {f.line}" for f in own[-1:]] or found
+    return found
+
+
+def raised_by(error: BaseException) -> list[BaseException]:
+    """An error and those before it: Keras raises another in place of the first, which knows where it was."""
+    found, one = [error], error.__context__
+    while one is not None and one not in found:
+        found.append(one)
+        one = one.__context__
+    return found
 
 
 def _spec(layer: Any) -> Any:

@@ -119,7 +119,7 @@ def before_input(model: Any, known: Natives) -> tuple[dict[str, ParamSpec], list
     Every layer that is not built is built alone, on sizes made up, three times; what moves is not known.
     """
     there = {id(place.variable) for place in walk.held(model)}
-    told, free = [], list[Any]()
+    told = []
     for size in PROBES:
         with undone(model), valueless(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -130,12 +130,12 @@ def before_input(model: Any, known: Natives) -> tuple[dict[str, ParamSpec], list
             ]
             told.append((tell(model, known), waits, members))
     (first, waits, members), *others = told
-    specs = {}
-    for path, spec in first.items():
-        found = [specs_there[path] for specs_there, _, _ in others if path in specs_there]
-        if len(found) != len(others) or any(len(s.shape) != len(spec.shape) for s in found):
-            raise _cannot_be_told(path, spec.layer)
-        specs[path] = _open(spec, found) if path in waits else spec
+    for specs_there, _, _ in others:
+        uneven = [p for p in first.keys() & specs_there.keys() if len(first[p].shape) != len(specs_there[p].shape)]
+        for path in [*(first.keys() ^ specs_there.keys()), *uneven]:
+            spec = first.get(path) or specs_there[path]
+            raise _cannot_be_told(path.rpartition(".")[0], spec.layer)
+    specs = {p: _open(s, [there[p] for there, _, _ in others]) if p in waits else s for p, s in first.items()}
     free = [layer for layer, inside in members if inside and all(specs[p].known for p in inside)]
     return specs, free
 

@@ -54,5 +54,5 @@ class Slot(keras.initializers.Initializer):  # type: ignore[misc]
 def slot(initializer: Initializer, seed: int | None = None) -> Slot:
     """An initializer of seedbed's for a layer's `kernel_initializer=` and its like."""
     if not isinstance(initializer, Initializer):
-        raise InitializerError(f"slot: one of seedbed's initializers is needed, got {initializer!r}.")
+        raise InitializerError(f"slot: one of seedbed's initializers is needed, got a {type(initializer).__name__}.")
     return Slot(initializer, seed)
