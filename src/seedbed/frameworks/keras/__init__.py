@@ -39,23 +39,16 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 
 def trace(model: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every weight; their sizes as settled by a dry run when there are inputs."""
-    with BUILDING:
+    settled: tuple[Settled, ...] = ()
+    with BUILDING, wish.stepped_aside(model):
         known = shapes.natives(model)
-        settled: tuple[Settled, ...] = ()
-        kept = wish.wish_of(model)
-        if kept is not None:  # it would be carried out
-            kept.drop()
-        try:
-            if inputs or keywords:
-                found = settle.settle(model, inputs, keywords, known)
-                specs, settled = found.specs, found.settled
-            elif shapes.complete(model):
-                specs = shapes.tell(model, known)
-            else:
-                specs, _ = shapes.before_input(model, known)
-        finally:
-            if kept is not None:
-                kept.keep()
+        if inputs or keywords:
+            found = settle.settle(model, inputs, keywords, known)
+            specs, settled = found.specs, found.settled
+        elif shapes.complete(model):
+            specs = shapes.tell(model, known)
+        else:
+            specs, _ = shapes.before_input(model, known)
     return Specs(tuple(specs.values()), name, settled)
 
 
@@ -66,14 +59,15 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
 
 def fit(plan: Plan, model: Any) -> None:
     """Raise `PlanError` unless the plan is for this model."""
-    place.fit(plan, model)
+    with wish.stepped_aside(model):
+        place.fit(plan, model)
 
 
 @contextmanager
 def placing(plan: Plan, model: Any, device: Any, sharding: Any, which: Which) -> Iterator[Room]:
     """Where the plan's values go, in the model."""
     _refuse(device, sharding)
-    with place.placing(plan, model, which) as room:
+    with wish.stepped_aside(model), place.placing(plan, model, which) as room:
         yield room
     if which == "all":
         wish.forget(model)
@@ -102,7 +96,10 @@ def _refuse(device: Any, sharding: Any) -> None:
 
 def values(model: Any) -> Mapping[str, Any]:
     """The arrays of a model or of a mapping, by every path."""
-    return place.values(model)
+    if isinstance(model, Mapping):
+        return place.values(model)
+    with wish.stepped_aside(model):
+        return place.values(model)
 
 
 def apply(model: Any, function: Any) -> None:

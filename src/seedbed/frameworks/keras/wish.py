@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,8 @@ HOOKED = ("build", "_maybe_build")
 class Wish:
     """A start asked for, in the place of a model's two methods that build it.
 
-    On threads that make the first call together, one carries it out and the others wait.
+    It stands there until it has been carried out: on threads that make the first call together, one
+    carries it out and the others wait.
     """
 
     model: Any
@@ -27,6 +29,7 @@ class Wish:
     seed: int
     streams: Mapping[str, str] | None
     before: dict[str, Any] = field(default_factory=dict)
+    aside: bool = False
 
     def keep(self) -> None:
         """Stand in the way of building."""
@@ -36,19 +39,17 @@ class Wish:
 
         @functools.wraps(original)
         def build(*args: Any, **kwargs: Any) -> None:
-            self._carry_out(
-                [as_shape(a) for a in args], {k.removesuffix("_shape"): as_shape(v) for k, v in kwargs.items()}
-            )
-            if not self.model.built:
-                original(*args, **kwargs)
+            with BUILDING:
+                given = {k.removesuffix("_shape"): as_shape(v) for k, v in kwargs.items()}
+                if not self._carry_out([as_shape(a) for a in args], given):
+                    original(*args, **kwargs)
 
         def maybe_build(call_spec: Any) -> None:
-            if not self.model.built:
+            with BUILDING:
                 given = dict(call_spec.user_arguments_dict)
                 first = next(iter(given), None)
-                inputs = [given.pop(first)] if first is not None else []
-                self._carry_out(inputs, given)
-            maybe(call_spec)
+                self._carry_out([given.pop(first)] if first is not None else [], given)
+                maybe(call_spec)
 
         build._seedbed_wish = maybe_build._seedbed_wish = self  # type: ignore[attr-defined]
         attributes.update(build=build, _maybe_build=maybe_build)
@@ -60,19 +61,32 @@ class Wish:
             attributes.pop(name, None)
         attributes.update(self.before)
 
-    def _carry_out(self, inputs: list[Any], keywords: dict[str, Any]) -> None:
-        with BUILDING:
-            if wish_of(self.model) is not self or not (inputs or keywords):
-                return
-            from seedbed import verbs
+    def _carry_out(self, inputs: list[Any], keywords: dict[str, Any]) -> bool:
+        """Start the model, unless this is a dry run or another thread has; whether it did."""
+        if self.aside or wish_of(self.model) is not self or not (inputs or keywords):
+            return False
+        from seedbed import verbs
 
-            refuse_traces(self.model)
-            self.drop()
-            try:
-                verbs.start(self.model, inputs, keywords, self.recipe, self.seed, self.streams, None, None)
-            except BaseException:
-                self.keep()
-                raise
+        refuse_traces(self.model)
+        with stepped_aside(self.model):
+            verbs.start(self.model, inputs, keywords, self.recipe, self.seed, self.streams, None, None)
+        self.drop()
+        return True
+
+
+@contextmanager
+def stepped_aside(model: Any) -> Iterator[None]:
+    """A context in which a model can be built without its wish being carried out."""
+    with BUILDING:
+        wish = wish_of(model)
+        before = wish is not None and wish.aside
+        if wish is not None:
+            wish.aside = True
+        try:
+            yield
+        finally:
+            if wish is not None:
+                wish.aside = before
 
 
 def as_shape(value: Any) -> Any:
