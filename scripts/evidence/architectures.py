@@ -35,7 +35,8 @@ HEAD = f"""# Architectures, built deferred
 Made by `python scripts/evidence/architectures.py` with transformers {transformers.__version__}, which writes this page anew.
 
 *Recognized*: tensors whose start is one of seedbed's initializers. *Chains*: those whose operations treat each element
-by itself, so that any part is computed alone. *Computed*: those whose operations are carried out again on the whole. *Agree*: paths, shapes, dtypes, ties and memory are those of PyTorch's model; bits, where nothing random went in;
+by itself, so that any part is computed alone. *Computed*: those whose operations are carried out again on the whole.
+*Agree*: paths, shapes, dtypes, ties and memory are those of PyTorch's model; bits, where nothing random went in;
 elsewhere the distributions, by tests that fail by chance once in 10^9.
 """
 

@@ -96,8 +96,14 @@ def note_of(module: nn.Module) -> Note | None:
 
 def note(recording: Recording) -> None:
     """Give every layer that was built its note."""
-    modules = {id(m): m for seen in recording.modules.values() for m in seen.modules()}  # copies are not registered
-    children = {id(c) for m in modules.values() for c in m.children()}
+    modules, children, todo = dict[int, nn.Module](), set[int](), [*reversed(recording.modules.values())]
+    while todo:  # copies are not registered, and are found below what is
+        module = todo.pop()
+        if id(module) not in modules:
+            modules[id(module)] = module
+            below = [m for m in module._modules.values() if m is not None]
+            children.update(map(id, below))
+            todo += below
     for module in modules.values():
         module.__dict__.setdefault(NOTE, Note())
     for root in [m for i, m in modules.items() if i not in children]:
@@ -128,6 +134,17 @@ def loose_attributes(module: nn.Module) -> list[str]:
     return [k for k, v in vars(module).items() if k not in PLAIN and isinstance(v, (torch.Tensor, list, tuple, dict))]
 
 
+def _places(root: nn.Module) -> list[tuple[str, nn.Module]]:
+    """All layers by all their paths, as `named_modules` gives them, which asks itself again at every depth."""
+    found, todo = [], [("", root)]
+    while todo:
+        path, module = todo.pop()
+        found.append((path, module))
+        before = f"{path}." if path else ""
+        todo += [(before + name, m) for name, m in reversed(module._modules.items()) if m is not None]
+    return found
+
+
 class Settling:
     """Says of each tensor of one model how it starts, and who owns the draws.
 
@@ -136,7 +153,7 @@ class Settling:
 
     def __init__(self, recording: Recording, root: nn.Module) -> None:
         self.recording = recording
-        self.places = [(path, m) for path, m in root.named_modules(remove_duplicate=False) if note_of(m) is not None]
+        self.places = [(path, m) for path, m in _places(root) if NOTE in m.__dict__]
         self.records: dict[int, tuple[str, Record]] = {}
         self.first: dict[int, Origin] = {}
         self.owned: dict[Token, tuple[str, int]] = {}
