@@ -33,8 +33,8 @@ class Program:
         held = str(storage_dtype(dtype))
         return (made if held == dtype else made.view(getattr(torch, held))).numpy()
 
-    def tensor(self, draws: Draws) -> torch.Tensor:
-        """The whole tensor, laid out as it was recorded."""
+    def tensor(self, draws: Draws, *, scratch: bool = False) -> torch.Tensor:
+        """The whole tensor, laid out as it was recorded; `scratch` memory need not be written."""
         record, known = self.origin.record, {}
         if _draws(self.origin):
             made = torch.empty_strided(record.geometry.size, record.geometry.stride, dtype=record.dtype)
@@ -50,7 +50,7 @@ class Program:
 
         made = [
             tensor_on(carry_out(record.cell, draw_for, known, poison=poison), record.geometry, record.dtype)
-            for poison in ((0.0, math.nan) if _unwritten(record) else (0.0,))
+            for poison in ((0.0, math.nan) if _unwritten(record) and not scratch else (0.0,))
         ]
         if not all(_same_bits(a, made[0]) for a in made):
             raise CaptureError(
