@@ -279,3 +279,11 @@ def test_memory_may_change_its_size_afterwards():
     sb.check(model, sb.plan(deferred(net(build))))
     assert model.seen.resize_(3).shape == (3,)
     assert model.weight.data.resize_(6).shape == (6,)
+
+
+def test_tensors_beside_the_parameters_may_be_scratch_memory():
+    def build(self):
+        self.weight = nn.Parameter(torch.ones(3))
+        self.cache = [torch.empty(2, 5)]
+
+    assert sb.initialize(deferred(net(build))).cache[0].fill_(1).sum() == 10

@@ -105,10 +105,13 @@ def placing(
             for room in _rooms(empty, tensors):
                 beyond = list(_allocate(room, tensors, loose, device or homes[room[0].spec.path]))
                 for tensor, program in beyond:
-                    tensor.detach().copy_(program.tensor(functools.partial(draw, plan.seed)))
+                    tensor.detach().copy_(program.tensor(functools.partial(draw, plan.seed), scratch=True))
             for tensor, program in sorted(loose, key=lambda pair: pair[0]._base is None):
                 if tensor.is_meta:
-                    become(tensor, program.tensor(functools.partial(draw, plan.seed)).to(device or program.device))
+                    become(
+                        tensor,
+                        program.tensor(functools.partial(draw, plan.seed), scratch=True).to(device or program.device),
+                    )
         for tensor in {tensors[p] for p in waiting.union(e.spec.path for e in empty)}:
             if tensor.device.type == "cpu" and not is_lazy(tensor):
                 storage = tensor.untyped_storage()

@@ -52,8 +52,8 @@ class Program:
         stream, number = self.origin.owners[event.index]
         return draws(self.renamed(stream), number, shape)
 
-    def tensor(self, draws: Draws) -> torch.Tensor:
-        """The whole tensor, laid out as it was recorded."""
+    def tensor(self, draws: Draws, *, scratch: bool = False) -> torch.Tensor:
+        """The whole tensor, laid out as it was recorded; `scratch` memory need not be written."""
         record, known = self.origin.record, {}
         if _draws(self.origin):
             made = torch.empty_strided(record.geometry.size, record.geometry.stride, dtype=record.dtype)
@@ -69,7 +69,7 @@ class Program:
         draw_for = functools.partial(self._draw_for, draws=draws)
         made = [
             tensor_on(carry_out(record.cell, draw_for, known, poison=poison), record.geometry, record.dtype)
-            for poison in ((0.0, math.nan) if _unwritten(record) else (0.0,))
+            for poison in ((0.0, math.nan) if _unwritten(record) and not scratch else (0.0,))
         ]
         if not all(_same_bits(a, made[0]) for a in made):
             raise CaptureError(
