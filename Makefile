@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test keras slow lint bench clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,12 @@ lint: $(VENV)/ready
 
 test: lint
 	$(BIN)/python -m pytest -n auto
+	$(MAKE) keras
+
+# Keras takes one backend in a process; `make test` has run these tests on JAX.
+keras: $(VENV)/ready
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n auto tests/keras
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto tests/keras
 
 slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow tests/slow
@@ -28,6 +34,9 @@ slow: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/fills.py benchmarks/results/fills.md
 	$(BIN)/python benchmarks/models.py benchmarks/results/models.md
+	for backend in jax tensorflow torch; do \
+	  KERAS_BACKEND=$$backend $(BIN)/python benchmarks/keras_models.py benchmarks/results/keras_models.md || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
