@@ -4,8 +4,15 @@ import importlib.util
 
 import pytest
 
-# Examples in the modules of a framework need that framework.
-collect_ignore_glob = [] if importlib.util.find_spec("jax") else ["src/seedbed/frameworks/flax/*"]
+# Modules of a framework, and their examples, need that framework.
+PLACES = {
+    "jax": ["src/seedbed/frameworks/flax/*"],
+    "torch": ["src/seedbed/frameworks/torch/*"],
+    "mxnet": ["src/seedbed/frameworks/gluon/*", "tests/frameworks/houses/gluon.py", "tests/gluon"],
+}
+collect_ignore_glob = [
+    place for package, places in PLACES.items() if not importlib.util.find_spec(package) for place in places
+]
 
 
 @pytest.fixture(autouse=True)

@@ -208,7 +208,7 @@ class Contract:
     @pytest.mark.parametrize("net", NETS)
     def test_and_the_same_answers(self, net):
         model, inputs = getattr(self.house, net)()
-        started = sb.initialize(model, *inputs, recipe=RECIPES["he"], seed=7, streams="position")
+        started = self.start((model, inputs), recipe=RECIPES["he"], seed=7, streams="position")
         answer = self.house.forward(model, started, INPUTS[net]())
         known = np.array(GOLDEN[f"{net}, he"]["answer"], np.float32)
         assert answer.size == known.size

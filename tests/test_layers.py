@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "frameworks/torch": {"torch"},
     "frameworks/flax": {"jax"},
     "frameworks/keras": {"keras", "jax", "tensorflow", "torch"},
+    "frameworks/gluon": {"mxnet"},
     "reports": {"rich"},
     "cli.py": {"typer"},
 }

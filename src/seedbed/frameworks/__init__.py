@@ -21,7 +21,7 @@ from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
 
-NAMES = {"keras": "keras", "torch": "torch"}
+NAMES = {"gluon": "mxnet", "keras": "keras", "torch": "torch"}
 """Each adapter, and the package that is in use when it is in `sys.modules`. The first that owns a model has it."""
 
 
