@@ -10,7 +10,7 @@ from seedbed.errors import SeedbedError
 from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe, Rule, Where
 from seedbed.spec import Input, ParamSpec, Specs
-from seedbed.verbs import apply_init, check, deferred, initialize, materialize, plan, trace, write
+from seedbed.verbs import apply_init, check, deferred, dim, initialize, lazy, materialize, plan, trace, write
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,8 @@ __all__ = [  # noqa: RUF022 -- in the order in which the data meets them
     "Findings",
     "SeedbedError",
     "deferred",
+    "lazy",
+    "dim",
     "trace",
     "plan",
     "materialize",

@@ -21,7 +21,7 @@ from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
 
-NAMES = {"torch": "torch"}
+NAMES = {"flax": "flax", "torch": "torch"}
 """Each adapter, and the package that is in use when it is in `sys.modules`. The first that owns a model has it."""
 
 
@@ -80,6 +80,12 @@ class Framework(Protocol):
 
     def is_native(self, function: Any) -> bool:
         """Whether a callable is an initializer of the framework's own."""
+
+    def owns_class(self, cls: type) -> bool:
+        """Whether a class is of this framework's layers."""
+
+    def lazy(self, cls: type, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        """A layer whose sizes come from its first input where an argument is a `Dim`."""
 
     def deferred(self) -> AbstractContextManager[None]:
         """A context in which models are built without memory, and what their constructors do is recorded."""

@@ -4,7 +4,7 @@ A size that nothing has settled yet is `None` and is printed `?`. Axes carry rol
 framework's adapter, so that a fan is never guessed from position.
 """
 
-from seedbed.spec.input import FLOATS, ITEMSIZE, Input, Shape
+from seedbed.spec.input import FLOATS, ITEMSIZE, Dim, Input, Shape
 from seedbed.spec.layout import Layout
 from seedbed.spec.param import AXIS_ROLES, ROLES, ParamSpec, remarks, unknown_sizes
 from seedbed.spec.specs import UNREADABLE, Settled, Specs, settled_from, unreadable
@@ -15,6 +15,7 @@ __all__ = [
     "ITEMSIZE",
     "ROLES",
     "UNREADABLE",
+    "Dim",
     "Input",
     "Layout",
     "ParamSpec",

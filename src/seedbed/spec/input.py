@@ -62,6 +62,19 @@ class Input:
         return f"Input({self.shape}{f', {self.dtype!r}' if self.dtype else ''})"
 
 
+@dataclass(frozen=True)
+class Dim:
+    """A size that an input tells: of one axis of one of a layer's inputs.
+
+    Args:
+        axis: Counted from 0, or back from -1.
+        input: Which of the layer's inputs, counted from 0.
+    """
+
+    axis: int
+    input: int = 0
+
+
 def size_of(value: Any) -> int:
     """One size of a shape, as a plain number; what is none is a `TypeError` or a `ValueError`."""
     size = operator.index(value)

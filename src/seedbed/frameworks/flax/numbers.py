@@ -43,7 +43,7 @@ SAFE = 2.0**-96
 def values(
     start: Initializer,
     dtype: str,
-    key: threefry.Key,
+    key: Any,
     shape: tuple[int, ...],
     corner: tuple[int, ...] | None = None,
     sizes: tuple[int, ...] | None = None,
@@ -56,7 +56,7 @@ def values(
     Args:
         start: What fills it: constants, uniform, normal, truncated normal, or a mixture of these.
         dtype: The parameter's: float32, bfloat16 or float16.
-        key: Of the parameter.
+        key: Of the parameter; an array of four words where it is computed itself.
         shape: Of the whole parameter.
         corner: Where the region begins in it; at its first element when left out.
         sizes: Of the region; the whole when left out.
@@ -78,7 +78,8 @@ def values(
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     first = sum(at * stride for at, stride in zip(corner, strides, strict=True))
     program = _program(start, dtype, sizes, strides)
-    return program(np.array(key, np.uint32), np.array(wide(first), np.uint32))
+    words_of = key if hasattr(key, "dtype") else np.array(key, np.uint32)
+    return program(words_of, np.array(wide(first), np.uint32))
 
 
 def _made(start: Initializer) -> bool:

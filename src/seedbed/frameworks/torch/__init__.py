@@ -206,6 +206,19 @@ def is_native(function: Any) -> bool:
     return getattr(function, "__module__", None) == "torch.nn.init"
 
 
+def owns_class(cls: type) -> bool:
+    """Whether a class is of PyTorch's layers."""
+    return issubclass(cls, nn.Module)
+
+
+def lazy_layer(cls: type, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """PyTorch has lazy layers of its own."""
+    raise ModelError(
+        f"lazy: {cls.__name__} is PyTorch's, which has lazy layers of its own.",
+        remedy="Use nn.LazyLinear and its like.",
+    )
+
+
 def deferred() -> AbstractContextManager[None]:
     """A context in which models are built without memory, and what their constructors do is recorded."""
     return capture.deferred()
