@@ -256,7 +256,7 @@ def meant(x: float, dtype: Any) -> float:
         if rounded(known) == x:
             return known
     if str(dtype) == "float32":
-        half = Fraction(abs(x)) / 2**25
+        half = Fraction(float(np.spacing(np.float32(abs(x))))) / 2
         found = _simplest(Fraction(abs(x)) - half, Fraction(abs(x)) + half)
         near = math.copysign(float(found), x)
         if found.numerator * found.denominator < 2**22 and rounded(near) == x:

@@ -131,15 +131,16 @@ class Lazy(nnx.Module):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or "wanted" not in vars(self):
             raise AttributeError(name)
+        above = self.wanted.wish[1] if self.wanted.wish else ""
+        path = f"{above}.{name}" if above else name
         raise UninitializedError(
-            f"{self.wanted.wish[1] + '.' if self.wanted.wish and self.wanted.wish[1] else ''}{name}: is not there yet, "
-            f"because the sizes of its {self.wanted.cls.__name__} are not settled.",
+            f"{path}: is not there yet, because the sizes of its {self.wanted.cls.__name__} are not settled.",
             remedy=(
                 "Give the model inputs, and the values exist:\n"
                 "    seedbed.initialize(model, (batch, features), ...)\n"
-                "or call the model once."
+                "or call the model once, which carries out the wish that was kept."
             ),
-            path=name,
+            path=path,
         )
 
 

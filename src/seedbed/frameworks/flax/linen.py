@@ -1,4 +1,7 @@
-"""flax.linen: what a module's `init` would make, read without running it."""
+"""flax.linen: what a module's `init` would make, read without running it.
+
+Streams of random numbers that a call asks for and is not given come from `params`, as in Flax's own `init`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-from flax import errors as flax_errors
 from flax import linen as nn
 from flax.core import meta
 
@@ -88,7 +90,6 @@ def _dry_run(model: nn.Module, given: Given, streams: tuple[str, ...]) -> Sequen
     Raises:
         ShapeError: Sizes do not fit; the layer that found out is named, and the one it got them from.
         ModelError: The module reads values, which a dry run does not have.
-        InputError: Random numbers are asked for that are not given.
     """
     watch, leaves = Watch(), list[Leaf]()
 
@@ -106,12 +107,6 @@ def _dry_run(model: nn.Module, given: Given, streams: tuple[str, ...]) -> Sequen
         closed = jax.make_jaxpr(started)(*[key] * len(streams), *given.leaves)
     except SeedbedError:
         raise
-    except flax_errors.InvalidRngError as error:
-        raise InputError(
-            f"{watch.calls[-1].path if watch.calls else 'the model'}: random numbers are asked for that are not given.",
-            facts=[f"said  {str(error).split(chr(10))[0]}"],
-            remedy="Name the stream: rngs={'dropout': jax.random.key(0)}.",
-        ) from error
     except Exception as error:  # whatever the model's own code raised, told as a sentence with its place
         raise explain(error, watch) from error
     program = Program(closed, tuple(range(len(streams))))

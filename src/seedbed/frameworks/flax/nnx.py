@@ -113,13 +113,17 @@ def _of_lazy(wanted: Wanted, paths: Sequence[str], sizes: tuple[Any, ...] | None
     number = len(wanted.dims)
     tries = [sizes] if sizes is not None else [(n,) * number for n in STAND_INS]
     leaves, *others = [build.build(lambda key, s=s: wanted.make(s, key)).leaves for s in tries]
-    for leaf, other in zip(leaves, others[0] if others else leaves, strict=True):
-        pairs = zip(leaf.place.shape, other.place.shape, strict=True)
-        shape = tuple(a if a is b or (isinstance(a, int) and a == b) else None for a, b in pairs)
+    pairs = list(zip(leaves, others[0] if others else leaves, strict=True))
+    open_ones = [a for a, b in pairs if a.place.shape != b.place.shape]
+    for leaf, other in pairs:
+        both = zip(leaf.place.shape, other.place.shape, strict=True)
+        shape = tuple(a if a is b or (isinstance(a, int) and a == b) else None for a, b in both)
         if leaf.start != other.start:
             leaf.start = None
         leaf.waits = sizes is None and (None in shape or leaf.start is None)
         leaf.place = leaf.place._replace(shape=shape)
+        if sizes is None and not open_ones:  # its sizes decide none of its shapes; it waits for them all the same
+            leaf.start, leaf.waits = None, True
         first, *rest = [f"{path}.{leaf.path}" if path else leaf.path for path in paths]
         leaf.home = f"{paths[0]}.{leaf.home}".strip(".")
         leaf.path, leaf.aliases = first, (*rest, *leaf.aliases)
@@ -182,6 +186,11 @@ def fit(plan: Plan, model: Any) -> None:
     planned = {e.spec.path: e for e in plan}
     rows = [(p, "only in the plan") for p in planned if p not in there and not any(_below(p, path) for path in lazies)]
     rows += [(p, "only in the model") for p in there if p not in planned]
+    settled = {s.path for s in plan.settled}
+    for path, wanted in ((paths[0], wanted) for wanted, paths in _lazy_paths(model).values()):
+        below = [e for e in plan if _below(e.spec.path, path)]
+        if below and path not in settled and all(e.settled for e in below):
+            rows.append((path, f"a {wanted.cls.__name__} in the plan, lazy in the model"))
     for path, held in there.items():
         value, entry = held.variable.get_value(), planned.get(path)
         if entry is None:

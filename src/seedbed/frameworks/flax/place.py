@@ -100,7 +100,8 @@ def on_device(entry: Entry, region: Region | None = None) -> Any:
     if entry.start is None:
         return None
     corner, sizes = (region.start, region.shape) if region else (None, None)
-    return numbers.values(entry.start, spec.dtype, entry.key, spec.sizes, corner, sizes)
+    layout = entry.numbered.layout
+    return numbers.values(entry.start, spec.dtype, entry.key, spec.sizes, corner, sizes, layout)
 
 
 def alone(entry: Entry, device: Any, region: Region | None = None) -> jax.Array:
@@ -175,10 +176,11 @@ def sharding_of(asked: Any, spec: Any) -> Any:
         )
     try:
         found.shard_shape(spec.sizes)
-    except ValueError as error:
+    except ValueError:
+        mesh = dict(getattr(getattr(found, "mesh", None), "shape", {}))
         raise InputError(
             f"sharding: {spec.path}: {spec.shown_shape} cannot be cut so; JAX's shards are all of one size.",
-            facts=[f"sharding  {getattr(found, 'spec', found)}", f"said      {str(error).splitlines()[0][:160]}"],
+            facts=[f"sharding  {getattr(found, 'spec', found)}", f"mesh      {mesh or '?'}"],
             remedy="Cut an axis that the number of devices divides, or leave this parameter whole: PartitionSpec().",
             path=spec.path,
         ) from None

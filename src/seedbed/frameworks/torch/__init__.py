@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from seedbed.errors import InputError, ModelError
 from seedbed.frameworks import Room
-from seedbed.frameworks.torch import capture, layers, lazy, place, resets, settle, twin
+from seedbed.frameworks.torch import capture, layers, place, resets, settle, twin
+from seedbed.frameworks.torch import lazy as waiting
 from seedbed.frameworks.torch import told as notes
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.initializers import Initializer, Native
@@ -51,14 +52,14 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
         prefix, _, leaf = path.rpartition(".")
         module = modules[prefix]
         tensor = _at(module, leaf)
-        cls = lazy.becomes(module)
-        lazy.fits(module, path, tensor)
+        cls = waiting.becomes(module)
+        waiting.fits(module, path, tensor)
         waits = path not in told or (settled is not None and path in settled.waits)
-        shape, (record, origin) = told.get(path, (lazy.before_input(module, leaf), settle.UNTOLD))
+        shape, (record, origin) = told.get(path, (waiting.before_input(module, leaf), settle.UNTOLD))
         own = noted.get(path)
         if own is not None:
             record, origin = own.start, own.origin
-        waits = waits or (record.start is None and lazy.waits(became[prefix]))
+        waits = waits or (record.start is None and waiting.waits(became[prefix]))
         if waits:
             origin = f"{cls.__name__}.reset_parameters"
         elif record.unknown:
@@ -179,7 +180,7 @@ def keep(
     model: nn.Module, specs: Specs, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any
 ) -> nn.Module:
     """Keep the wish until the model's first call."""
-    lazy.keep(model, specs, lazy.Wish(recipe, seed, streams, _device(device)))
+    waiting.keep(model, specs, waiting.Wish(recipe, seed, streams, _device(device)))
     return model
 
 
@@ -211,7 +212,7 @@ def owns_class(cls: type) -> bool:
     return issubclass(cls, nn.Module)
 
 
-def lazy_layer(cls: type, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+def lazy(cls: type, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     """PyTorch has lazy layers of its own."""
     raise ModelError(
         f"lazy: {cls.__name__} is PyTorch's, which has lazy layers of its own.",
