@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.messages_flax import CASES as OF_FLAX
 from torch import nn
 
 import seedbed as sb
@@ -553,6 +554,8 @@ class net_class(nn.Linear):
 def net():
     return net_class()
 """
+CASES |= OF_FLAX
+CASES["lazy_of_torch"] = lambda: sb.lazy(nn.Linear, sb.dim(-1), 3)
 CASES |= {f"hostile_{name}": functools.partial(load, f"{name}.safetensors") for name in sorted(HOSTILE["FILES"])}
 CASES |= {f"hostile_{name}": functools.partial(load, name) for name in sorted(HOSTILE["FOLDERS"])}
 

@@ -88,7 +88,9 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
     if isinstance(law, Matrix):
         into_last = spec.axes[-1:] == ("out",) and "out" not in spec.axes[:-1] and law.columns == shape[-1]
         law = Orthogonal(gain=law.gain) if len(shape) == 2 or into_last else None
-    return law if law is not None else program.recorded(spec.path, out)
+    found = law if law is not None else program.recorded(out)
+    assert found is not None, "its only argument is a key"
+    return found
 
 
 def fit(plan: Plan, model: Any) -> None:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-
 import jax
 import numpy as np
 from flax import nnx
@@ -108,7 +107,7 @@ def again(layer: Any) -> Mapping[str, Told] | None:
     An nnx layer forgets which initializers it was given. So its constructor is traced again, with the defaults.
     `None` where its arguments cannot be told, or where something else comes out.
     """
-    cls = type(layer)
+    cls: Any = type(layer)
     if not cls.__module__.startswith("flax.nnx.") or isinstance(layer, (nnx.List, nnx.Dict, nnx.Sequential)):
         return None
     arguments: list[tuple[str, Any]] = []
@@ -133,7 +132,7 @@ def again(layer: Any) -> Mapping[str, Told] | None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _told(cls: type, arguments: tuple[tuple[str, Any], ...]) -> Mapping[str, Told] | None:
+def _told(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Mapping[str, Told] | None:
     takes_rngs = "rngs" in inspect.signature(cls.__init__).parameters
     try:
         built = build(lambda key: cls(**dict(arguments), **({"rngs": nnx.Rngs(key)} if takes_rngs else {})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,7 +65,9 @@ def read_start(leaf: Leaf, program: Program) -> None:
         sizes = tuple(n for n in leaf.shape if n is not None)
         law = Orthogonal(gain=law.gain) if layers.is_of_columns(found, sizes, law.columns) else None
     if law is None and None not in leaf.shape and not program.is_open(out):
-        law = program.recorded(leaf.path, out)
+        law = program.recorded(out)
+        if law is None:
+            leaf.origin = "computed from the model's input"
     leaf.start = law
     leaf.origin = leaf.origin or layers.origin_text(leaf.place.layer, leaf.place.name, flax.__version__)
 
@@ -73,8 +76,8 @@ def spec_of(leaf: Leaf, *, reached: bool | None = None) -> ParamSpec:
     """What `trace` says of a leaf."""
     if leaf.dtype not in ITEMSIZE:
         raise ModelError(
-            f"{leaf.path}: holds {leaf.dtype}, and seedbed starts {', '.join(ITEMSIZE)}.",
-            remedy="Keep it out of the model's variables, or give it one of these dtypes.",
+            f"{leaf.path}: holds {leaf.dtype}, and seedbed starts numbers.",
+            remedy="Keep it out of the model's variables, or give it a dtype that NumPy and JAX share.",
             path=leaf.path,
         )
     found, layer = layers.use(leaf.place), leaf.place.layer
@@ -149,10 +152,9 @@ def _tried(
     for name, axis in axes:
         for other in (base * 2, base + 1):
             sizes = {**dict.fromkeys(axes, base), (name, axis): other}
-            try:
+            found: Sequence[Leaf] = ()
+            with contextlib.suppress(Exception):  # a layer whose sizes are fixed does not take this one
                 found = run(given(inputs, keywords, dtype, sizes))
-            except Exception:  # a layer whose sizes are fixed does not take this one
-                continue
             for leaf in found:
                 mine = by_path.get(leaf.path)
                 if mine is None or (leaf.place.shape == mine.place.shape and leaf.start == mine.start):

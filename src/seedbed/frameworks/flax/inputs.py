@@ -107,7 +107,7 @@ def given(
             if kind in (tuple, list):
                 return lambda values: kind(part(values) for part in many)
             return lambda values: kind(*(part(values) for part in many))
-        return lambda values: value
+        return lambda _: value
 
     first = [convert(v, f"input {i}") for i, v in enumerate(inputs)]
     named = {k: convert(v, f"input {k!r}") for k, v in keywords.items()}

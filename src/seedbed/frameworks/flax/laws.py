@@ -7,19 +7,19 @@ random orthogonal matrices, times and plus constants. What is none of these is r
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any, NamedTuple, Union
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from seedbed.errors import ModelError
 from seedbed.fill import storage_dtype
 from seedbed.initializers import Constant, Initializer, Normal, Ones, Recorded, TruncatedNormal, Uniform, Zeros
 from seedbed.initializers.scaled import TRUNCATED_STD
@@ -95,19 +95,11 @@ class Program:
         )
         return core.ClosedJaxpr(part, self.closed.consts), used
 
-    def recorded(self, path: str, out: Any) -> Initializer:
-        """A result that is computed as it is.
-
-        Raises:
-            ModelError: It depends on the model's input.
-        """
+    def recorded(self, out: Any) -> Initializer | None:
+        """A result that is computed as it is; `None` where it depends on more than random keys."""
         part, used = self.part(out)
         if any(n not in self.keys for n in used):
-            raise ModelError(
-                f"{path}: its start is computed from the model's input, and a dry run has no values.",
-                remedy=f"Give it a rule, such as Rule({path!r}, ...), or compute it after the start.",
-                path=path,
-            )
+            return None
         names = [eqn.params.get("name", eqn.primitive.name) for eqn in part.jaxpr.eqns]
         shown = [n for n in dict.fromkeys(names) if n not in NOTHING_DONE and not n.startswith("random_")]
         digest = hashlib.blake2b(str(part).encode(), digest_size=8).hexdigest()
@@ -134,7 +126,7 @@ def computed(part: Any, words: Sequence[Any], dtype: str) -> Any:
 
 
 def _is_key(aval: Any) -> bool:
-    return bool(jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key))
+    return bool(jnp.issubdtype(aval.dtype, jax.dtypes.prng_key))
 
 
 def key_of(words: Any, aval: Any) -> Any:
@@ -209,15 +201,14 @@ class _Reader:
         if drawn and _is_reference(name, eqn, inner):
             out = eqn.outvars[0].aval
             return drawn([self.read(v) for v in eqn.invars[1:]], out.shape) if _floating(out) else None
-        given = {
-            v: (lambda outer=outer: self.read(outer)) for v, outer in zip(inner.jaxpr.invars, eqn.invars, strict=True)
-        }
+        outside = dict(zip(inner.jaxpr.invars, eqn.invars, strict=True))
+        given: dict[Any, Callable[[], Found]] = {v: functools.partial(self.read, outer) for v, outer in outside.items()}
         makers = {out: e for e in inner.jaxpr.eqns for out in e.outvars}
         return _Reader(inner.jaxpr, inner.consts, makers, given).read(inner.jaxpr.outvars[0])
 
 
 def _floating(aval: Any) -> bool:
-    return bool(jax.dtypes.issubdtype(aval.dtype, np.floating))
+    return bool(jnp.issubdtype(aval.dtype, np.floating))
 
 
 def _number(value: Any, aval: Any) -> Found:
@@ -288,8 +279,9 @@ def _uniform(arguments: list[Found], shape: tuple[int, ...]) -> Found:
 
 def _truncated(arguments: list[Found], shape: tuple[int, ...]) -> Found:
     low, high = arguments
-    even = isinstance(low, float) and isinstance(high, float) and high == -low and high >= 0.001
-    return TruncatedNormal(std=1.0, cut=high) if even else None
+    if not isinstance(low, float) or not isinstance(high, float) or high != -low or high < 0.001:
+        return None
+    return TruncatedNormal(std=1.0, cut=high)
 
 
 def _orthogonal(arguments: list[Found], shape: tuple[int, ...]) -> Found:
@@ -313,19 +305,18 @@ def _is_reference(name: str, eqn: Any, inner: Any) -> bool:
     return str(inner) == _reference(name, out.shape, out.dtype, arguments)
 
 
-@lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)
 def _reference(name: str, shape: tuple[int, ...], dtype: Any, arguments: tuple[Any, ...]) -> str:
     random = jax.random
+    functions: dict[str, Callable[..., Any]] = {
+        "_normal": lambda key: random.normal(key, shape, dtype),
+        "_uniform": lambda key, low, high: random.uniform(key, shape, dtype, low, high),
+        "_truncated_normal": lambda key, low, high: random.truncated_normal(key, low, high, shape, dtype),
+        "_orthogonal": lambda key: random.orthogonal(key, shape[0], (), dtype, shape[1]),
+    }
     given = [jax.ShapeDtypeStruct(s, d, weak_type=weak) for s, d, weak in arguments]
     try:
-        traced = jax.make_jaxpr(
-            {
-                "_normal": lambda key: random.normal(key, shape, dtype),
-                "_uniform": lambda key, low, high: random.uniform(key, shape, dtype, low, high),
-                "_truncated_normal": lambda key, low, high: random.truncated_normal(key, low, high, shape, dtype),
-                "_orthogonal": lambda key: random.orthogonal(key, shape[0], (), dtype, shape[1]),
-            }[name]
-        )(*given)
+        traced = jax.make_jaxpr(functions[name])(*given)
     except (TypeError, ValueError, IndexError):  # not the arguments of jax.random's function
         return ""
     return str(traced.eqns[-1].params.get("jaxpr"))

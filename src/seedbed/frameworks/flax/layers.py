@@ -149,7 +149,8 @@ def _einsum(layer: Any, name: str, rank: int) -> Use | None:
     text = (layer.einsum_str or "").replace(" ", "")
     if "->" not in text or text.count(",") != 1 or "." in text.split(",")[1].split("->")[0]:
         return None
-    given, kernel, made = text.split("->")[0].split(",") + [text.split("->")[1]]
+    both, made = text.split("->")
+    given, kernel = both.split(",")
     if name == "bias":
         return Use("bias", ("out",) * rank, order=(tuple(range(rank)),) if rank > 1 else (), leaf="bias")
     roles = ["in" if c not in made else "stack" if c in given else "out" for c in kernel]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -112,7 +114,7 @@ def _of_lazy(wanted: Wanted, paths: Sequence[str], sizes: tuple[Any, ...] | None
     """What a lazy layer would hold: of its sizes, or of two that stand in for them."""
     number = len(wanted.dims)
     tries = [sizes] if sizes is not None else [(n,) * number for n in STAND_INS]
-    leaves, *others = [build.build(lambda key, s=s: wanted.make(s, key)).leaves for s in tries]
+    leaves, *others = [build.build(functools.partial(wanted.make, s)).leaves for s in tries]
     pairs = list(zip(leaves, others[0] if others else leaves, strict=True))
     open_ones = [a for a, b in pairs if a.place.shape != b.place.shape]
     for leaf, other in pairs:
@@ -175,7 +177,9 @@ def _watch(module: Any, path: str, watch: Watch) -> None:
         return output
 
     names = {"__call__": called, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    object.__setattr__(module, "__class__", type(cls)(cls.__name__, (cls,), names))
+    object.__setattr__(
+        module, "__class__", types.new_class(cls.__name__, (cls,), exec_body=lambda space: space.update(names))
+    )
 
 
 def fit(plan: Plan, model: Any) -> None:
@@ -251,7 +255,7 @@ def placing(plan: Plan, model: Any, filling: Filling, which: Which, *, traced: b
                 if which != "known" and path in settled:
                     wanted, sizes = layer.wanted, settled[path]
                     key = next(iter(wanted.keys.values()), None)
-                    become(layer, build.build(lambda k, w=wanted, s=sizes: w.make(s, k), key).module)
+                    become(layer, build.build(functools.partial(wanted.make, sizes), key).module)
             variables = {path: held.variable for path, (held, _) in graph.firsts(model).items()}
             for entry in entries:
                 variables[entry.spec.path].set_value(filling.arrays[entry.spec.path]())

@@ -8,7 +8,6 @@ product and its one sum, and a last product that is not subnormal.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax

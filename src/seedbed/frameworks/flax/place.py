@@ -52,7 +52,8 @@ class Memory:
     def array(self, device: Any) -> jax.Array:
         """The same memory as JAX's array; a copy where the device has memory of its own."""
         self.values.flags.writeable = False
-        return jax.device_put(self.values, device, may_alias=True)
+        made: jax.Array = jax.device_put(self.values, device, may_alias=True)
+        return made
 
 
 @dataclass(eq=False)
@@ -112,7 +113,8 @@ def alone(entry: Entry, device: Any, region: Region | None = None) -> jax.Array:
         memory = Memory(region.shape if region else entry.spec.sizes, entry.spec.dtype)
         fill(entry, region, memory.bits)
         made = memory.values
-    return jax.device_put(made, device)
+    there: jax.Array = jax.device_put(made, device)
+    return there
 
 
 def sharded(entry: Entry, sharding: Any) -> jax.Array:
