@@ -12,7 +12,7 @@ from seedbed import initializers
 
 NAMES = [
     "Input", "ParamSpec", "Specs", "initializers", "Where", "Rule", "Recipe", "Entry", "Plan", "Finding", "Findings",
-    "SeedbedError", "deferred", "trace", "plan", "materialize", "initialize", "apply_init", "write", "check",
+    "SeedbedError", "deferred", "lazy", "dim", "trace", "plan", "materialize", "initialize", "apply_init", "write", "check",
 ]  # fmt: skip
 SIGNATURES = {
     "trace": "(model, *inputs, **keywords)",
