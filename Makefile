@@ -28,6 +28,7 @@ slow: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/fills.py benchmarks/results/fills.md
 	$(BIN)/python benchmarks/models.py benchmarks/results/models.md
+	$(BIN)/python benchmarks/flax_starts.py benchmarks/results/flax.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 # Examples in the modules of a framework need that framework.
-collect_ignore_glob = [] if importlib.util.find_spec("jax") else ["src/seedbed/frameworks/flax/*"]
+collect_ignore_glob = [] if importlib.util.find_spec("flax") else ["src/seedbed/frameworks/flax/*"]
 
 
 @pytest.fixture(autouse=True)
