@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import seedbed as sb
 from seedbed import engine
 from seedbed.initializers import (
+    Chain,
     Constant,
     Custom,
     Dirac,
@@ -202,6 +203,12 @@ def bits(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").reshape(values.shape)
 
 
+def chained(dtype, draws):
+    """What a chain does: any of its blocks."""
+    draw, step = draws("", 0, (5, 7)), Chain.STEP
+    return lambda numbers: np.stack([rounded(np.exp(draw.run(n * step, step).normal()), dtype) for n in numbers])
+
+
 def recorded(dtype, draws):
     """What a constructor did, carried out again."""
     return rounded(draws("", 0, (5, 7)).normal(), dtype)
@@ -236,5 +243,6 @@ EVERY: dict[str, tuple[Initializer, tuple[int, ...]]] = {
     "Custom": (Custom(product), (5, 7)),
     "Overlay": (Overlay(base=Normal(std=1.0), boxes=((((0, 1), (0, 7)), Zeros()),)), (5, 7)),
     "Recorded": (Recorded(text="randn", digest="0", function=recorded), (5, 7)),
+    "Chain": (Chain(text="randn, exp", digest="0", function=chained), (5, 7)),
 }
 """At least one of each class, with a shape that suits it."""

@@ -13,6 +13,7 @@ import seedbed as sb
 from seedbed import initializers
 from seedbed.errors import InitializerError, RecipeError
 from seedbed.initializers import (
+    Chain,
     Constant,
     Custom,
     Dirac,
@@ -128,6 +129,12 @@ CONTRACT = {
         "fc.weight of base.safetensors",
         {"name": "Loaded", "file": "base.safetensors", "tensor": "fc.weight"},
         [Loaded(file="base.safetensors", tensor="fc.bias"), Loaded(file="other", tensor="fc.weight"), Loaded(file="", tensor="")],
+    ),
+    Chain: (
+        Chain(text="rand, exp", digest="1f0c"),
+        "elementwise: rand, exp",
+        {"name": "Chain", "text": "rand, exp", "digest": "1f0c"},
+        [Chain(text="rand", digest="1f0c"), Recorded(text="rand, exp", digest="1f0c"), Chain(text="", digest="")],
     ),
     Recorded: (
         Recorded(text="arange, mul", digest="1f0c"),

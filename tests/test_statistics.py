@@ -101,7 +101,7 @@ def levels_of(name, seed=0):
 
 
 def test_every_random_initializer_has_a_law():
-    elsewhere = {si.Orthogonal, si.Sparse, si.Mixture, si.Overlay, si.Recorded, si.Loaded}
+    elsewhere = {si.Orthogonal, si.Sparse, si.Mixture, si.Overlay, si.Recorded, si.Chain, si.Loaded}
     fixed = {si.Zeros, si.Ones, si.Constant, si.Identity, si.Dirac, si.Keep}
     assert {type(start) for start, _ in LAWS.values()} | elsewhere | fixed == {*si.ALL, si.Custom}
 

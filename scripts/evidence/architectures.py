@@ -20,7 +20,7 @@ from tests.frameworks.pairs import agree, deferred
 from tests.frameworks.zoo import ZOO
 
 import seedbed as sb
-from seedbed.initializers import Recorded
+from seedbed.initializers import Chain, Recorded
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "architectures.md"
 FULL = (
@@ -34,8 +34,9 @@ HEAD = f"""# Architectures, built deferred
 
 Made by `python scripts/evidence/architectures.py` with transformers {transformers.__version__}, which writes this page anew.
 
-*Recognized*: tensors whose start is one of seedbed's initializers. *Computed*: those whose operations are carried out
-again. *Agree*: paths, shapes, dtypes, ties and memory are those of PyTorch's model; bits, where nothing random went in;
+*Recognized*: tensors whose start is one of seedbed's initializers. *Chains*: those whose operations treat each element
+by itself, so that any part is computed alone. *Computed*: those whose operations are carried out again on the whole.
+*Agree*: paths, shapes, dtypes, ties and memory are those of PyTorch's model; bits, where nothing random went in;
 elsewhere the distributions, by tests that fail by chance once in 10^9.
 """
 
@@ -45,10 +46,10 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
-def counted(plan: sb.Plan) -> tuple[int, int, int]:
-    """How many tensors are recognized, computed, copies."""
-    kinds = Counter("computed" if isinstance(e.start, Recorded) else "recognized" for e in plan)
-    return kinds["recognized"], kinds["computed"], sum(bool(e.spec.copied) for e in plan)
+def counted(plan: sb.Plan) -> tuple[int, int, int, int]:
+    """How many tensors are recognized, chains, computed, copies."""
+    kinds = Counter(type(e.start) if isinstance(e.start, Recorded) else None for e in plan)
+    return kinds[None], kinds[Chain], kinds[Recorded], sum(bool(e.spec.copied) for e in plan)
 
 
 def small(name: str) -> str:
@@ -87,10 +88,14 @@ def main() -> None:
     """Both tables."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    lines = [HEAD, "| architecture, small | recognized | computed | copies | agree |", "|---|---|---|---|---|"]
+    lines = [
+        HEAD,
+        "| architecture, small | recognized | chains | computed | copies | agree |",
+        "|---|---|---|---|---|---|",
+    ]
     lines += [small(name) for name in ZOO]
-    heads = "values, millions | recognized | computed | copies | built, s | planned, s | memory grew, MB"
-    lines += ["", f"| architecture, full size | {heads} |", "|---|---|---|---|---|---|---|---|"]
+    heads = "values, millions | recognized | chains | computed | copies | built, s | planned, s | memory grew, MB"
+    lines += ["", f"| architecture, full size | {heads} |", "|---|---|---|---|---|---|---|---|---|"]
     lines += [full(name) for name in FULL]
     PAGE.write_text("\n".join(lines) + "\n")
 

@@ -13,7 +13,7 @@ from torch.nn import init
 import seedbed as sb
 from seedbed.errors import CaptureError, PlanError
 from seedbed.fill import Region, fill
-from seedbed.initializers import Keep, Normal, Recorded
+from seedbed.initializers import Chain, Keep, Normal
 
 
 @net
@@ -140,7 +140,7 @@ def test_rules_go_before_what_was_recorded():
     plan = sb.plan(model, recipe={"*.weight": Normal(std=0.02), "*": Keep()})
     kinds = {e.spec.path: type(e.start) for e in plan}
     assert kinds["body.0.weight"] is Normal
-    assert kinds["product"] is Recorded
+    assert kinds["product"] is Chain
     plan.materialize(model)
     assert torch.equal(model.table, small().table)
     assert torch.equal(model.product, started().product)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seedbed.errors import RecipeError, nearest, quoted
-from seedbed.initializers.choices import Box, Keep, Loaded, Native, Overlay, Recorded
+from seedbed.initializers.choices import Box, Chain, Keep, Loaded, Native, Overlay, Recorded
 from seedbed.initializers.elementwise import (
     Constant,
     Custom,
@@ -41,6 +41,7 @@ from seedbed.initializers.scaled import (
 
 __all__ = [
     "Box",
+    "Chain",
     "Constant",
     "Custom",
     "Dirac",
@@ -73,7 +74,7 @@ __all__ = [
 
 ALL = (
     Zeros, Ones, Constant, Uniform, Normal, TruncatedNormal, VarianceScaling, XavierUniform, XavierNormal,
-    HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac, Sparse, Mixture, Keep, Overlay, Recorded, Loaded,
+    HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac, Sparse, Mixture, Keep, Overlay, Recorded, Chain, Loaded,
 )  # fmt: skip
 BY_NAME: Mapping[str, type[Initializer]] = {cls.__name__: cls for cls in ALL}
 

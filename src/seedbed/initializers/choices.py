@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from seedbed.errors import InitializerError, RecipeError
 from seedbed.initializers.initializer import HasFan, Initializer
@@ -54,7 +54,7 @@ class Keep(Initializer):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Recorded(Initializer):
-    """What a constructor did to a parameter, carried out again: a table of frequencies, a mask, a chain.
+    """What a constructor did to a parameter, carried out again: a table of frequencies, a mask.
 
     Args:
         text: The operations, in a few words.
@@ -76,13 +76,39 @@ class Recorded(Initializer):
         return self.text, self.digest
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": "Recorded", "text": self.text, "digest": self.digest}
+        return {"name": type(self).__name__, "text": self.text, "digest": self.digest}
 
     def __str__(self) -> str:
         return f"computed: {self.text}"
 
     def __repr__(self) -> str:
-        return f"Recorded(text={self.text!r}, digest={self.digest!r})"
+        return f"{type(self).__name__}(text={self.text!r}, digest={self.digest!r})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Chain(Recorded):
+    """What a constructor did to each element by itself, so that any part can be computed alone.
+
+    Elements are counted in the order of the whole array, and computed in blocks of `STEP`, the last one
+    filled up: every element goes through the same place of the same block, whichever part is asked for.
+
+    Args:
+        text: The operations, in a few words.
+        digest: Of all of them; two that are equal do the same.
+        function: Carries them out: called with the dtype and a function of (stream, number, shape) that
+            gives the numbers of each draw, returns a function of the numbers of blocks that gives these
+            blocks, one a row. `None` in a plan read from a file.
+
+    Example:
+        >>> print(Chain(text="rand, mul, exp", digest="2a07"))
+        elementwise: rand, mul, exp
+    """
+
+    whole = False
+    STEP: ClassVar[int] = 2048
+
+    def __str__(self) -> str:
+        return f"elementwise: {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

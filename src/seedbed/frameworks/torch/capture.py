@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,54 +22,15 @@ from seedbed.errors import CaptureError
 from seedbed.frameworks.torch import diverted, origins
 from seedbed.frameworks.torch.laws import Law, made_by, overlaid
 from seedbed.frameworks.torch.looking import Looking
+from seedbed.frameworks.torch.operators import EMPTY, SHAPES, WRITES_ONLY, Kind, kind_of
 from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, site_of
 from seedbed.frameworks.torch.replay import foreign, forget, work_out
 
 META = torch.device("meta")
-WRITES_ONLY = {
-    *("zero_", "fill_", "copy_", "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "cauchy_"),
-    *("log_normal_", "geometric_"),
-}
-"""In-place operators that do not read what was there."""
-EMPTY = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted"}
 SMALL = 1 << 16
 """Elements of a real tensor that is copied rather than referred to."""
 
 _local = threading.local()
-
-
-class Kind(NamedTuple):
-    """What is to be known of an operator, read once from its schema."""
-
-    name: str
-    names: tuple[str, ...]
-    defaults: Mapping[str, Any]
-    mutated: tuple[str, ...]
-    views: bool
-    random: bool
-    device: bool
-
-
-_kinds: dict[Any, Kind] = {}
-
-
-def kind_of(func: Any) -> Kind:
-    """From an operator's schema."""
-    kind = _kinds.get(func)
-    if kind is None:
-        arguments, returns = func._schema.arguments, func._schema.returns
-        name = func._schema.name.rpartition(":")[2]
-        views = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-        kind = _kinds[func] = Kind(
-            name,
-            tuple(a.name for a in arguments),
-            {a.name: a.default_value for a in arguments if a.has_default_value()},
-            tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write),
-            views and name != "lift_fresh",
-            torch.Tag.nondeterministic_seeded in func.tags,
-            any(a.name == "device" for a in arguments),
-        )
-    return kind
 
 
 def tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
@@ -88,22 +49,6 @@ def odd(tensor: torch.Tensor) -> bool:
     return tensor.layout is not torch.strided or tensor.is_quantized
 
 
-def _geqrf(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(a), a.new_empty((*a.shape[:-2], min(a.shape[-2:])))
-
-
-def _unknown(*_: Any, **__: Any) -> Any:
-    raise NotImplementedError
-
-
-SHAPES = {
-    torch.ops.aten.geqrf.default: _geqrf,
-    torch.ops.aten.quantize_per_tensor.default: _unknown,
-    torch.ops.aten.quantize_per_channel.default: _unknown,
-}
-"""What the meta device should know of operators, and does not."""
-
-
 class Recording(TorchDispatchMode):
     """Sends every tensor to the meta device, and keeps what each storage holds."""
 
@@ -112,6 +57,11 @@ class Recording(TorchDispatchMode):
         self.cells: dict[int, tuple[Any, Cell]] = {}
         self.devices: dict[int, str] = {}
         self.modules: dict[int, nn.Module] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: what PyTorch would wrap the function below in takes as long as a tenth of it."""
+        return False
 
     def cell_of(self, tensor: torch.Tensor) -> Cell | None:
         """What a tensor's storage holds, if it is one of those recorded."""
@@ -154,7 +104,11 @@ class Recording(TorchDispatchMode):
         kind = kind_of(func)
         if kind.views:
             return func(*args, **kwargs)
-        leaves = [*tensors_in(args), *tensors_in(kwargs.values())]
+        leaves = tensors_in(args)
+        if kwargs:
+            leaves += tensors_in(kwargs.values())
+        if kind.fills and len(leaves) == 1 and self._filled(kind, func, args, kwargs):
+            return args[0]
         asked = kwargs.get("device")
         if kind.device and (asked is not None or not leaves):
             kwargs["device"] = META
@@ -174,11 +128,11 @@ class Recording(TorchDispatchMode):
         if name in WRITES_ONLY and (len(leaves) == 1 or leaves[0].shape == leaves[-1].shape):
             out = args[0]  # all that the meta device would do
         else:
-            out = self._on_meta(func, args, kwargs)
+            out = self._on_meta(func, args, kwargs, leaves)
         if isinstance(out, NotImplementedError) or (not targets and any(map(odd, tensors_in([out])))):
             return self._for_real(func, args, kwargs, targets, random=kind.random)
         given, keywords = self.refs(args), self.refs(kwargs)
-        recorded = {**kind.defaults, **dict(zip(kind.names, given, strict=False)), **keywords}
+        recorded = kind.named(given, keywords)
         event = Event(func, given, keywords, site_of(), random=kind.random)
         self._wrote(event, name, recorded, targets)
         if not targets:
@@ -186,7 +140,29 @@ class Recording(TorchDispatchMode):
             self._made(event, name, recorded, out, device)
         return out
 
-    def _on_meta(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _filled(self, kind: Kind, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Record what most operations of a constructor are: they write all of a tensor, and read no other."""
+        target = args[0]
+        if target.layout is not torch.strided:
+            return False
+        storage = target.untyped_storage()
+        place = storage._cdata
+        found = self.cells.get(place)
+        if found is None:
+            return False
+        before, geometry, dtype = found[1], Geometry.of(target), target.dtype
+        if not geometry.fills(before.nbytes, dtype.itemsize):
+            return False
+        event = Event(func, args, kwargs, site_of(), random=kind.random)
+        after = Cell(event, before.nbytes)
+        after.law = made_by(func, kind.name, kind.named(args, kwargs), target, geometry, event.index)
+        after.over = before.event.site if before.written else before.over
+        event.args = (Ref(after, geometry, dtype), *args[1:])  # what was there is not read, and may be forgotten
+        event.writes.append((before, after))
+        self.cells[place] = storage, after
+        return True
+
+    def _on_meta(self, func: Any, args: Any, kwargs: Any, leaves: list[torch.Tensor]) -> Any:
         """What the operator returns on the meta device, or why it cannot tell."""
 
         def blank(tensor: torch.Tensor) -> torch.Tensor:
@@ -195,7 +171,7 @@ class Recording(TorchDispatchMode):
             return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=META)
 
         given, keywords = args, kwargs
-        if not all(t.is_meta for t in [*tensors_in(args), *tensors_in(kwargs.values())]):
+        if not all(t.is_meta for t in leaves):
             given, keywords = pytree.tree_map_only(torch.Tensor, blank, (args, kwargs))
         if func._schema.name == "aten::lift_fresh":
             return given[0]
@@ -259,7 +235,7 @@ class Recording(TorchDispatchMode):
             whole = name in WRITES_ONLY and geometry.fills(storage.nbytes(), target.element_size())
             law = None
             if len(targets) == 1:
-                law = made_by(event.func, name, dict(values), target, event.index)
+                law = made_by(event.func, name, values, target, geometry, event.index)
                 same = before.law is not None and before.law.geometry == geometry and before.law.dtype == target.dtype
                 if law is not None and not whole and not same:
                     law = overlaid(before.law, law, target)
@@ -276,19 +252,19 @@ class Recording(TorchDispatchMode):
         for place, leaf in enumerate([out] if isinstance(out, torch.Tensor) else pytree.tree_leaves(out)):
             if not isinstance(leaf, torch.Tensor) or self._returned(event, leaf):
                 continue
-            storage = leaf.untyped_storage()
+            storage, geometry, dtype = leaf.untyped_storage(), Geometry.of(leaf), leaf.dtype
             cell = Cell(event, storage.nbytes())
             if not leaf.numel():
-                cell.law = Law(torch.zeros((1,) * leaf.dim(), dtype=leaf.dtype), Geometry.of(leaf), leaf.dtype)
+                cell.law = Law(torch.zeros((1,) * leaf.dim(), dtype=dtype), geometry, dtype)
             elif name in EMPTY:
-                cell.law, cell.written = Law(None, Geometry.of(leaf), leaf.dtype), False
+                cell.law, cell.written = Law(None, geometry, dtype), False
             elif name == "lift_fresh":
                 real = values["self"]
                 one = real.reshape((1,) * real.dim()) if real.numel() == 1 else None
-                cell.law = Law(one, Geometry.of(leaf), leaf.dtype) if one is not None else None
+                cell.law = Law(one, geometry, dtype) if one is not None else None
             elif place == 0:
-                cell.law = made_by(event.func, name, dict(values), leaf, event.index)
-            event.outs.append((place, cell, Geometry.of(leaf), leaf.dtype))
+                cell.law = made_by(event.func, name, values, leaf, geometry, event.index)
+            event.outs.append((place, cell, geometry, dtype))
             self.put(leaf, cell)
             if device not in ("cpu", "meta"):
                 self.devices[storage._cdata] = device

@@ -6,11 +6,12 @@ where no law follows, the operations themselves are the record.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,8 +54,7 @@ class Erfinv:
         return TruncatedNormal(mean=self.shift, std=self.scale / SQRT2, cut=cut)
 
 
-@dataclass(frozen=True)
-class Law:
+class Law(NamedTuple):
     """How the elements of a tensor are distributed.
 
     Attributes:
@@ -143,12 +143,13 @@ def seen_through(ref: Ref) -> Law | None:
     elementwise = isinstance(law.start, (Normal, Uniform, TruncatedNormal, Erfinv)) and not law.boxes
     if not elementwise or 0 in ref.geometry.stride or ref.geometry.offset < law.geometry.offset:
         return None
-    return replace(law, geometry=ref.geometry, token=(*law.token, ref.geometry))
+    return law._replace(geometry=ref.geometry, token=(*law.token, ref.geometry))
 
 
-def made_by(func: Any, name: str, values: dict[str, Any], out: torch.Tensor, index: int) -> Law | None:
-    """The law of what one operation leaves in `out`, if all of it is written."""
-    geometry = Geometry.of(out)
+def made_by(
+    func: Any, name: str, values: Mapping[str, Any], out: torch.Tensor, geometry: Geometry, index: int
+) -> Law | None:
+    """The law of what one operation leaves in `out`, a tensor of this geometry, if all of it is written."""
 
     def filled(value: Any) -> Law | None:
         if isinstance(value, (bool, int, float)):
@@ -167,24 +168,31 @@ def made_by(func: Any, name: str, values: dict[str, Any], out: torch.Tensor, ind
     if name in ("normal_", "randn", "randn_like", "normal") and floating:
         mean, std = values.get("mean", 0.0), values.get("std", 1.0)
         if isinstance(mean, (int, float)) and isinstance(std, (int, float)):
-            return _drawn(Normal, out, (index,), mean=float(mean), std=float(std))
+            return _drawn(Normal, out, geometry, index, mean=float(mean), std=float(std))
     if name in ("uniform_", "rand", "rand_like") and floating:
         low, high = values.get("from", 0.0), values.get("to", 1.0)
-        return filled(low) if low == high else _drawn(Uniform, out, (index,), low=float(low), high=float(high))
+        return filled(low) if low == high else _drawn(Uniform, out, geometry, index, low=float(low), high=float(high))
     bare = name.rstrip("_") if name not in COPIES else name
     if bare in POINTWISE:
-        return _pointwise(func, bare, values, out)
+        return _pointwise(func, bare, values, out, geometry)
     return None
 
 
-def _drawn(cls: type[Initializer], out: torch.Tensor, token: Token, **arguments: float) -> Law | None:
+def _drawn(cls: type[Initializer], out: torch.Tensor, geometry: Geometry, index: int, **arguments: float) -> Law | None:
+    start = _start(cls, **arguments)
+    return Law(start, geometry, out.dtype, (index,)) if start is not None else None
+
+
+@functools.lru_cache(maxsize=256)
+def _start(cls: type[Initializer], **arguments: float) -> Initializer | None:
+    """A model draws thousands of times, and from a few distributions."""
     try:
-        return Law(cls(**arguments), Geometry.of(out), out.dtype, token)
+        return cls(**arguments)
     except InitializerError:
         return None
 
 
-def _pointwise(func: Any, name: str, values: dict[str, Any], out: torch.Tensor) -> Law | None:
+def _pointwise(func: Any, name: str, values: Mapping[str, Any], out: torch.Tensor, geometry: Geometry) -> Law | None:
     tensors = {k: v for k, v in values.items() if type(v) is Ref}
     if name in ("copy", "copy_"):
         tensors = {"src": tensors["src"]} if "src" in tensors else {}
@@ -196,7 +204,6 @@ def _pointwise(func: Any, name: str, values: dict[str, Any], out: torch.Tensor) 
     ):
         return None
     found = {k: law for k, law in laws.items() if law is not None}
-    geometry = Geometry.of(out)
     if all(law.constant is not None for law in found.values()):
         if name in COPIES:
             (law,) = found.values()
@@ -213,9 +220,9 @@ def _pointwise(func: Any, name: str, values: dict[str, Any], out: torch.Tensor) 
         return None  # rounded twice
     numbers = {k: float(f.constant) for k, f in found.items() if f.constant is not None}
     if law.boxes:
-        return replace(law, geometry=geometry, dtype=out.dtype) if name in COPIES and law.geometry == geometry else None
+        return law._replace(geometry=geometry, dtype=out.dtype) if name in COPIES and law.geometry == geometry else None
     start = law.start if name in COPIES else _moved(name, law, {**values, **numbers}, found)
-    return None if start is None else replace(law, start=start, geometry=geometry, dtype=out.dtype)
+    return None if start is None else law._replace(start=start, geometry=geometry, dtype=out.dtype)
 
 
 def _moved(name: str, law: Law, values: dict[str, Any], found: dict[str, Law]) -> Initializer | Erfinv | None:
@@ -300,7 +307,7 @@ def overlaid(before: Law | None, part: Law | None, view: torch.Tensor) -> Law | 
         return None
     whole = _Whole(before.geometry)
     box = box_of(view, whole)  # type: ignore[arg-type]
-    return None if box is None else replace(before, boxes=(*before.boxes, (box, part)))
+    return None if box is None else before._replace(boxes=(*before.boxes, (box, part)))
 
 
 class _Whole:

@@ -25,6 +25,8 @@ class Looking(TorchFunctionMode):
         self.recording = recording
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not kwargs and func not in SEEN:  # most calls, and they are many
+            return func(*args)
         kwargs = kwargs or {}
         answer = ANSWERS.get(func)
         if answer is not None and type(args[0]) is not nn.UninitializedParameter and self.recording.cell_of(args[0]):
@@ -78,3 +80,5 @@ ANSWERS = {
     torch.Tensor.__format__: lambda r, t, s: r.real(t).__format__(s),
     torch.Tensor.__repr__: lambda r, t, **k: r.real(t).__repr__(**k),
 }
+SEEN = {*ANSWERS, *MOVES, *MAKES, SET_DATA, torch.Tensor.cuda, torch.Tensor.new, torch.Tensor.new_tensor}
+"""What needs another look even where nothing is given by name."""

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from seedbed.frameworks.torch.chains import Steps, steps_of
 from seedbed.frameworks.torch.laws import Law, Token, disjoint, seen_through
 from seedbed.frameworks.torch.record import Event, Geometry, Record, Ref, events_of
 from seedbed.frameworks.torch.replay import described
-from seedbed.initializers import Initializer, Keep, Recorded
+from seedbed.initializers import Chain, Initializer, Keep, Recorded
 
 if TYPE_CHECKING:
     from seedbed.frameworks.torch.capture import Recording
@@ -48,6 +49,8 @@ class Origin(NamedTuple):
         owners: For each drawing operation of a program, the path that owns it and the number of the draw.
         record: What was recorded.
         known: Of the cells that a program reads, by id, those that are filled by an initializer.
+        chained: Likewise those that are held elsewhere and made block by block: it reads what is held there.
+        steps: What makes any block of it alone, if that is how it is made.
     """
 
     path: str
@@ -56,6 +59,8 @@ class Origin(NamedTuple):
     owners: Mapping[int, tuple[str, int]]
     record: Record
     known: Mapping[int, Filled] = MappingProxyType({})
+    chained: Mapping[int, Steps] = MappingProxyType({})
+    steps: Steps | None = None
 
     def __deepcopy__(self, memo: Any) -> Origin:
         return self
@@ -91,8 +96,14 @@ def note_of(module: nn.Module) -> Note | None:
 
 def note(recording: Recording) -> None:
     """Give every layer that was built its note."""
-    modules = {id(m): m for seen in recording.modules.values() for m in seen.modules()}  # copies are not registered
-    children = {id(c) for m in modules.values() for c in m.children()}
+    modules, children, todo = dict[int, nn.Module](), set[int](), [*reversed(recording.modules.values())]
+    while todo:  # copies are not registered, and are found below what is
+        module = todo.pop()
+        if id(module) not in modules:
+            modules[id(module)] = module
+            below = [m for m in module._modules.values() if m is not None]
+            children.update(map(id, below))
+            todo += below
     for module in modules.values():
         module.__dict__.setdefault(NOTE, Note())
     for root in [m for i, m in modules.items() if i not in children]:
@@ -123,6 +134,17 @@ def loose_attributes(module: nn.Module) -> list[str]:
     return [k for k, v in vars(module).items() if k not in PLAIN and isinstance(v, (torch.Tensor, list, tuple, dict))]
 
 
+def _places(root: nn.Module) -> list[tuple[str, nn.Module]]:
+    """All layers by all their paths, as `named_modules` gives them, which asks itself again at every depth."""
+    found, todo = [], [("", root)]
+    while todo:
+        path, module = todo.pop()
+        found.append((path, module))
+        before = f"{path}." if path else ""
+        todo += [(before + name, m) for name, m in reversed(module._modules.items()) if m is not None]
+    return found
+
+
 class Settling:
     """Says of each tensor of one model how it starts, and who owns the draws.
 
@@ -131,11 +153,12 @@ class Settling:
 
     def __init__(self, recording: Recording, root: nn.Module) -> None:
         self.recording = recording
-        self.places = [(path, m) for path, m in root.named_modules(remove_duplicate=False) if note_of(m) is not None]
+        self.places = [(path, m) for path, m in _places(root) if NOTE in m.__dict__]
         self.records: dict[int, tuple[str, Record]] = {}
         self.first: dict[int, Origin] = {}
         self.owned: dict[Token, tuple[str, int]] = {}
         self.filled: dict[int, Filled] = {}
+        self.chained: dict[int, Steps] = {}
 
     def settle(self) -> None:
         """Write the notes of all layers."""
@@ -156,6 +179,9 @@ class Settling:
         for i, law in laws.items():
             if all(len(t) == 1 or t in apart for t in law.tokens):
                 self._by_law(i, law)
+        for i, (_, record) in self.records.items():
+            if i not in self.first and (steps := steps_of(record, self.filled)):
+                self.chained[id(record.cell)] = steps
         for i, (path, record) in self.records.items():
             if i not in self.first:
                 self.first[i] = self._by_program(path, record)
@@ -217,20 +243,23 @@ class Settling:
         law = seen_through(Ref(cell, record.geometry, record.dtype))
         if law is not None and law.start is None and law.initializer() is None and _known(law):
             return Origin(path, path, None, {}, record)
-        events = events_of(cell, self.filled)
-        known = {i: self.filled[i] for e in events for i in _read(e) if i in self.filled}
-        if id(cell) in self.filled:
-            known[id(cell)] = self.filled[id(cell)]
         owners = {}
         count = sum(owner == path for owner, _ in set(self.owned.values()))
-        for event in events:
+        for event in events_of(cell, self.filled):
             if event.random:
                 if (event.index,) not in self.owned:
                     self.owned[(event.index,)] = (path, count)
                     count += 1
                 owners[event.index] = self.owned[(event.index,)]
-        start = Recorded(text=described(cell), digest=_digest(record))
-        return Origin(path, path, start, owners, record, known)
+        text, digest = described(cell), _digest(record)
+        steps = self.chained.get(id(cell))
+        if steps is not None and steps.record[:3] == record[:3]:
+            return Origin(path, path, Chain(text=text, digest=digest), owners, record, steps=steps)
+        held = self.filled | self.chained
+        read = {id(cell), *(i for e in events_of(cell, held) for i in _read(e))}
+        known = {i: self.filled[i] for i in read & self.filled.keys()}
+        chained = {i: self.chained[i] for i in read & self.chained.keys()}
+        return Origin(path, path, Recorded(text=text, digest=digest), owners, record, known, chained)
 
 
 def _read(event: Event) -> Iterator[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,17 +75,24 @@ class Geometry(NamedTuple):
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Geometry:
         """A tensor's."""
-        return cls(tuple(tensor.size()), tensor.stride(), tensor.storage_offset())
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
 
     @property
     def count(self) -> int:
         """Elements, those that share a place counted each."""
-        return torch.Size(self.size).numel()
+        return math.prod(self.size)
 
     def fills(self, nbytes: int, itemsize: int) -> bool:
         """Whether it is every element of a storage of so many bytes, each once."""
         if self.count * itemsize != nbytes:
             return False
+        expected = 1
+        for size, stride in zip(self.size[::-1], self.stride[::-1], strict=True):
+            if size != 1 and stride != expected:
+                break
+            expected *= size
+        else:  # contiguous, as most are
+            return True
         expected = 1
         for stride, size in sorted((t, n) for t, n in zip(self.stride, self.size, strict=True) if n != 1):
             if stride != expected:

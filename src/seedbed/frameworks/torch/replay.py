@@ -23,7 +23,7 @@ from seedbed.region import Region
 DrawFor = Callable[[Event, tuple[int, ...]], Draw]
 """Gives the numbers of one drawing operation, for a shape."""
 
-_one_at_a_time = threading.RLock()
+ONE_AT_A_TIME = threading.RLock()
 """The default dtype is one for all threads."""
 UNSEEN = {"empty", "empty_like", "new_empty", "empty_strided", "copy_", "_to_copy", "clone", "lift_fresh", "detach"}
 """Operators that a description leaves out."""
@@ -69,6 +69,12 @@ def tensor_on(storage: torch.UntypedStorage, geometry: Geometry, dtype: torch.dt
     )  # type: ignore[call-overload,no-any-return]
 
 
+def of_numpy(values: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
+    """An array as a tensor; bfloat16 and float8 from their bits."""
+    made = torch.from_numpy(values)
+    return made if made.dtype == dtype else made.view(dtype)
+
+
 def carry_out(
     cell: Cell,
     draw_for: DrawFor | None,
@@ -85,15 +91,15 @@ def carry_out(
         poison: What memory holds that nothing has written.
     """
     storages = dict(known or {})
-    with torch.no_grad(), _one_at_a_time, _disable_current_modes():
+    with torch.no_grad(), ONE_AT_A_TIME, _disable_current_modes():
         for event in events_of(cell, known or ()):
-            with _default_dtype(event.default):
+            with default_dtype(event.default):
                 _carry_out(event, storages, draw_for, poison)
     return storages[id(cell)]
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """What an operator is told by nothing else."""
     before = torch.get_default_dtype()
     if before == dtype:
@@ -112,7 +118,9 @@ def _carry_out(
     bound: dict[int, torch.UntypedStorage] = {}
     for before, after in event.writes:
         old = storages[id(before)].clone() if after.before is not None else torch.UntypedStorage(after.nbytes)
-        bound[id(before)] = bound[id(after)] = old
+        bound[id(after)] = old
+        if after.before is not None:  # what is written over may be read as well
+            bound[id(before)] = old
 
     def real(value: Any) -> Any:
         if not is_ref(value):
@@ -126,7 +134,7 @@ def _carry_out(
     kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items() if k != "generator"}
     if event.random:
         assert draw_for is not None
-        out = _draw(event, args, kwargs, draw_for)
+        out = carry_out_draw(event, args, kwargs, draw_for)
     elif isinstance(event.func, str):
         draw = Draw((0, 0, 0, 0), tuple(args[0].shape), Region.whole(tuple(args[0].shape)))  # it draws nothing
         out = diverted.carry_out(event.func, kwargs, args[0], draw)
@@ -136,8 +144,8 @@ def _carry_out(
     for place, cell, geometry, dtype in event.outs:
         made = leaves[place].to(dtype)
         storages[id(cell)] = _laid(_poisoned(made, poison) if "empty" in event.name else made, geometry, cell.nbytes)
-    for before, after in event.writes:
-        storages[id(after)] = bound[id(before)]
+    for _, after in event.writes:
+        storages[id(after)] = bound[id(after)]
 
 
 def _poisoned(made: torch.Tensor, poison: float) -> torch.Tensor:
@@ -155,7 +163,7 @@ def _laid(made: torch.Tensor, geometry: Geometry, nbytes: int) -> torch.UntypedS
     return storage
 
 
-def _draw(event: Event, args: Any, kwargs: Any, draw_for: DrawFor) -> Any:
+def carry_out_draw(event: Event, args: Any, kwargs: Any, draw_for: DrawFor) -> Any:
     """A drawing operator, on seedbed's numbers."""
     if isinstance(event.func, str):
         diverted.carry_out(event.func, kwargs, args[0], draw_for(event, tuple(args[0].shape)))

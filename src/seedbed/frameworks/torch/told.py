@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +15,11 @@ from torch.nn.parameter import is_lazy
 
 from seedbed.errors import CaptureError
 from seedbed.fill import storage_dtype
+from seedbed.frameworks.torch.chains import Steps
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, tensors_in
 from seedbed.frameworks.torch.record import Event, Record, events_of
-from seedbed.frameworks.torch.replay import carry_out, tensor_on
+from seedbed.frameworks.torch.replay import carry_out, of_numpy, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
 from seedbed.initializers import Initializer, Keep, Recorded
 
@@ -27,11 +30,27 @@ class Program:
     def __init__(self, origin: Origin, renamed: Callable[[str], str]) -> None:
         self.origin, self.renamed, self.device = origin, renamed, origin.record.device
 
-    def __call__(self, dtype: str, draws: Draws) -> np.ndarray[Any, Any]:
-        """The whole array, in `dtype`; bfloat16 and float8 as their bits."""
-        made = self.tensor(draws).to(getattr(torch, dtype)).contiguous()
-        held = str(storage_dtype(dtype))
-        return (made if held == dtype else made.view(getattr(torch, held))).numpy()
+    def __call__(self, dtype: str, draws: Draws) -> Any:
+        """The whole array, in `dtype`; bfloat16 and float8 as their bits. Of a chain, a function of blocks."""
+
+        def held(made: torch.Tensor) -> np.ndarray[Any, Any]:
+            made, name = made.to(getattr(torch, dtype)).contiguous(), str(storage_dtype(dtype))
+            return (made if name == dtype else made.view(getattr(torch, name))).numpy()
+
+        if self.origin.steps is None:
+            return held(self.tensor(draws))
+        block = self._block(self.origin.steps, draws)
+        return lambda numbers: held(torch.stack([block(int(n)) for n in numbers]))
+
+    def _block(self, steps: Steps, draws: Draws) -> Callable[[int], torch.Tensor]:
+        return steps.starting(
+            lambda event, shape: self._draw_for(event, shape, draws),
+            lambda filled: draws(self.renamed(filled.stream), 0, filled.record.geometry.size),
+        )
+
+    def _draw_for(self, event: Event, shape: tuple[int, ...], draws: Draws) -> Any:
+        stream, number = self.origin.owners[event.index]
+        return draws(self.renamed(stream), number, shape)
 
     def tensor(self, draws: Draws) -> torch.Tensor:
         """The whole tensor, laid out as it was recorded."""
@@ -39,15 +58,15 @@ class Program:
         if _draws(self.origin):
             made = torch.empty_strided(record.geometry.size, record.geometry.stride, dtype=record.dtype)
             return self._filled(made, self.origin.stream, self.origin.start, draws)
+        if self.origin.steps is not None:
+            return self.origin.steps.whole(self._block(self.origin.steps, draws))
+        for i, steps in self.origin.chained.items():
+            known[i] = steps.whole(self._block(steps, draws)).untyped_storage()
         for i, filled in self.origin.known.items():
             storage = known[i] = torch.UntypedStorage(filled.record.cell.nbytes)
             tensor = tensor_on(storage, filled.record.geometry, filled.record.dtype)
             self._filled(tensor, filled.stream, filled.start, draws)
-
-        def draw_for(event: Event, shape: tuple[int, ...]) -> Any:
-            stream, number = self.origin.owners[event.index]
-            return draws(self.renamed(stream), number, shape)
-
+        draw_for = functools.partial(self._draw_for, draws=draws)
         made = [
             tensor_on(carry_out(record.cell, draw_for, known, poison=poison), record.geometry, record.dtype)
             for poison in ((0.0, math.nan) if _unwritten(record) else (0.0,))
@@ -74,12 +93,6 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 def _unwritten(record: Record) -> str:
     """Where memory that is not filled was asked for, if it was."""
     return next((str(e.site) for e in events_of(record.cell) if "empty" in e.name), "")
-
-
-def of_numpy(values: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
-    """An array as a tensor; bfloat16 and float8 from their bits."""
-    made = torch.from_numpy(values)
-    return made if made.dtype == dtype else made.view(dtype)
 
 
 class Told(NamedTuple):
@@ -149,7 +162,7 @@ def _told(origin: Origin, path: str, renamed: Callable[[str], str]) -> Told:
         why += f": torch.empty, which nothing {'' if 'empty' in cell.event.name else 'fully '}writes"
         return Told(Start(None), why, path, "")
     if isinstance(start, Recorded):
-        start = Recorded(text=start.text, digest=start.digest, function=Program(origin, renamed))
+        start = dataclasses.replace(start, function=Program(origin, renamed))
     stream = renamed(origin.stream)
     return Told(Start(start), why, stream, stream if origin.stream != origin.path else "")
 

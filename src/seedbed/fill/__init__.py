@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from seedbed import engine, threefry
 from seedbed.errors import InitializerError, PlanError, RegionError, quoted
+from seedbed.fill import matrices
+from seedbed.fill.words import words
 from seedbed.initializers import (
+    Chain,
     Constant,
     Custom,
     Dirac,
@@ -96,7 +99,9 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
         )
     out = _memory(spec, region) if out is None else out
     _judge(out, spec, region)
-    if isinstance(start, Recorded):
+    if isinstance(start, Chain):
+        _chain(start, entry, region, out)
+    elif isinstance(start, Recorded):
         out[...] = _recorded(start, entry)[region.slices]
     elif isinstance(start, Loaded):
         out[...] = _loaded(start, spec)[region.slices]
@@ -176,10 +181,10 @@ def _constant(start: Initializer) -> float | None:
 def _values(start: Initializer, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:
     """float32 values of a region."""
     if isinstance(start, Mixture):
-        choice, words = _words(key, 0, spec.sizes, region), _words(key, 1, spec.sizes, region)
-        values = _elementwise(start.parts[-1][1], words)
+        choice, drawn = words(key, 0, spec.sizes, region), words(key, 1, spec.sizes, region)
+        values = _elementwise(start.parts[-1][1], drawn)
         for threshold, (_, part) in reversed(list(zip(start.thresholds(), start.parts, strict=False))):
-            values = np.where(choice.astype(np.uint64) < threshold, _elementwise(part, words), values)
+            values = np.where(choice.astype(np.uint64) < threshold, _elementwise(part, drawn), values)
         return values
     if isinstance(start, Custom):
         return _custom(start, spec, key, region)
@@ -188,8 +193,8 @@ def _values(start: Initializer, spec: ParamSpec, key: Key, region: Region) -> ND
     if isinstance(start, Sparse):
         return _sparse(start, spec, key, region)
     if isinstance(start, (Identity, Dirac)):
-        return _delta(start, spec, region)
-    return _elementwise(start, _words(key, 0, spec.sizes, region))
+        return matrices.delta(start, spec.sizes, region)
+    return _elementwise(start, words(key, 0, spec.sizes, region))
 
 
 def _elementwise(start: Initializer, words: threefry.Words) -> NDArray[np.float32]:
@@ -207,27 +212,6 @@ def _elementwise(start: Initializer, words: threefry.Words) -> NDArray[np.float3
             remedy="Give numbers in its place, such as Normal(std=...) for one that is scaled by fans.",
         )
     return np.full(words.shape, constant, np.float32)
-
-
-def _words(
-    key: Key, draw: int, shape: tuple[int, ...], region: Region, out: threefry.Words | None = None
-) -> threefry.Words:
-    """The words of a region: runs along the axes that it holds whole, and the one before them."""
-    made = np.empty(region.shape, np.uint32) if out is None else out
-    if engine.words(key, draw, shape, region.start, made):
-        return made
-    sizes, axis = region.shape, len(shape)
-    length = 1
-    while axis and (axis == len(shape) or sizes[axis] == shape[axis]):
-        axis -= 1
-        length *= sizes[axis]
-    strides = np.cumprod([1, *shape[:0:-1]], dtype=np.int64)[::-1] if shape else np.ones(0, np.int64)
-    first = sum(int(a * s) for a, s in zip(region.start, strides, strict=True))
-    starts = np.array([first], np.int64)
-    for size, stride in zip(sizes[:axis], strides[:axis], strict=True):
-        starts = (starts[:, None] + np.arange(size, dtype=np.int64) * stride).reshape(-1)
-    made[...] = threefry.runs(key, draw, starts, length).reshape(sizes)
-    return made
 
 
 class Draw:
@@ -252,6 +236,10 @@ class Draw:
             _lay(start, spec, self._key, self.region, out)
         return out
 
+    def run(self, first: int, count: int) -> Draw:
+        """The same numbers at `count` places of the whole from `first` on, in order; they go on past its end."""
+        return Draw(self._key, (first + count,), Region((first,), (first + count,)), self._draw)
+
     def made(self, start: Initializer) -> NDArray[np.float32]:
         """Values of an initializer; of draws after the first, as of a parameter with a key of its own."""
         if self._draw:
@@ -262,15 +250,15 @@ class Draw:
 
     def bits(self) -> threefry.Words:
         """Uniform 32-bit words; every call is independent of the ones before."""
-        words = np.empty(self.shape, np.uint32)
+        made = np.empty(self.shape, np.uint32)
         if self._layout is None:
-            _words(self._key, self._draw, self._whole, self.region, words)
+            words(self._key, self._draw, self._whole, self.region, made)
         else:
             whole = ParamSpec(path="whole", shape=self._layout.whole(self._whole)).sizes
-            for box, place in laid(self._layout, self._whole, self.region, words):
-                _words(self._key, self._draw, whole, box, place)
+            for box, place in laid(self._layout, self._whole, self.region, made):
+                words(self._key, self._draw, whole, box, place)
         self._draw += 1
-        return words
+        return made
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> NDArray[np.float32]:
         """Uniform values, `low <= x < high`."""
@@ -287,7 +275,8 @@ class Draw:
         return places.reshape([-1 if a == axis else 1 for a in range(len(self.shape))])
 
 
-def _recorded(start: Recorded, entry: Entry) -> Array:
+def _recorded(start: Recorded, entry: Entry) -> Any:
+    """What the function gives: the whole array, or of a chain the function that gives its blocks."""
     spec = entry.spec
     if start.function is None:
         raise PlanError(
@@ -301,8 +290,25 @@ def _recorded(start: Recorded, entry: Entry) -> Array:
         of = key(entry.seed, stream.split(".")) if stream else entry.key
         return Draw(of, shape, Region.whole(shape), number)
 
-    values: Array = start.function(spec.dtype, draws)
-    return values
+    return start.function(spec.dtype, draws)
+
+
+def _chain(start: Chain, entry: Entry, region: Region, out: Array) -> None:
+    """The blocks that a region has elements of, some at a time."""
+    if not out.size:
+        return
+    shape, made, step, some = entry.spec.sizes, _recorded(start, entry), start.STEP, CHUNK // start.STEP
+    for piece in blocks(region.shape, CHUNK):
+        places: Array = np.zeros((), np.int64)
+        for size, first, a, b in zip(shape, region.start, piece.start, piece.stop, strict=True):
+            places = places[..., None] * size + np.arange(first + a, first + b)
+        places = places.reshape(-1)  # in ascending order, as rows are counted
+        numbers, which = np.unique(places // step, return_inverse=True)
+        values = np.empty(places.shape, out.dtype)
+        for n in range(0, len(numbers), some):
+            here = slice(*np.searchsorted(which, (n, n + some)))
+            values[here] = made(numbers[n : n + some])[which[here] - n, places[here] % step]
+        out[piece.slices] = values.reshape(piece.shape)
 
 
 def _loaded(start: Loaded, spec: ParamSpec) -> Array:
@@ -336,62 +342,14 @@ def _normals(std: float, shape: tuple[int, ...], key: Key, region: Region) -> ND
 
 
 def _orthogonal(start: Orthogonal, spec: ParamSpec, key: Key) -> NDArray[np.float32]:
-    shape = spec.sizes
-    lead = spec.axes.count("stack")
-    rows, columns = shape[lead], math.prod(shape[lead + 1 :])
-    z = _normals(1.0, shape, key, Region.whole(shape)).reshape(-1, rows, columns)
-    values = np.empty(z.shape, np.float32)
-    for matrix, out in zip(z, values, strict=True):
-        out[...] = (_reflected(matrix) if rows >= columns else _reflected(matrix.T).T) * start.gain
-    return values.reshape(shape)
-
-
-def _reflected(z: NDArray[np.float32], width: int = 128) -> NDArray[np.float64]:
-    """Orthonormal columns, as many as `z` has: those of H1 H2 ... times the signs of their heads.
-
-    Hj sends column j of `z`, from its diagonal down, onto its first axis (Stewart 1980). Reflections are
-    applied `width` at a time, as I - V T V' (Schreiber and Van Loan 1989), to columns 512 at a time.
-    """
-    rows, columns = z.shape
-    q = np.eye(rows, columns)
-    for first in range(0, columns, width)[::-1]:
-        v = np.tril(z[first:, first : first + width]).astype(np.float64)
-        head, norm = np.diagonal(v).copy(), np.sqrt(np.einsum("ij,ij->j", v, v))
-        sign = np.where(head < 0, -1.0, 1.0)
-        np.fill_diagonal(v, head + sign * np.where(norm > 0, norm, 1.0))
-        products = v.T @ v
-        t = np.linalg.inv(np.triu(products, 1) + np.diag(np.diagonal(products) / 2))
-        after = t @ v.T
-        rest = q[first:, first:]
-        for place in range(0, columns - first, 512):
-            rest[:, place : place + 512] -= v @ (after @ rest[:, place : place + 512])
-        q[:, first : first + width] *= -sign
-    return q
+    z = _normals(1.0, spec.sizes, key, Region.whole(spec.sizes))
+    return matrices.orthogonal(start, z, spec.axes.count("stack"))
 
 
 def _sparse(start: Sparse, spec: ParamSpec, key: Key, region: Region) -> NDArray[np.float32]:
-    """Zeros go where a column's words of draw 1 are smallest; ties to the lower row."""
-    rows, _ = spec.sizes
     values = _normals(start.std, spec.sizes, key, region)
-    zeros = math.ceil(start.sparsity * rows)
-    if zeros:
-        tall = Region((0, region.start[1]), (rows, region.stop[1]))
-        words = np.empty(tall.shape[::-1], np.uint32)  # a column is a row of it
-        _words(key, 1, spec.sizes, tall, words.T)
-        order = words.astype(np.uint64) << np.uint64(32)
-        order += np.arange(rows, dtype=np.uint64)  # no two are equal
-        last = np.partition(order, zeros - 1, axis=1)[:, zeros - 1]
-        values[(order <= last[:, None]).T[region.start[0] : region.stop[0]]] = 0
+    tall = Region((0, region.start[1]), (spec.sizes[0], region.stop[1]))
+    columns = np.empty(tall.shape[::-1], np.uint32)  # a column is a row of it
+    words(key, 1, spec.sizes, tall, columns.T)
+    matrices.thin(start, values, columns, region.start[0])
     return values
-
-
-def _delta(start: Identity | Dirac, spec: ParamSpec, region: Region) -> NDArray[np.float32]:
-    draw = Draw((0, 0, 0, 0), spec.sizes, region)
-    if isinstance(start, Identity):
-        return np.where(draw.index(0) == draw.index(1), np.float32(start.gain), np.float32(0))
-    out, into, *window = spec.sizes
-    channel = draw.index(0) % (out // start.groups)
-    hit = np.logical_and(channel == draw.index(1), channel < min(out // start.groups, into))
-    for axis, size in enumerate(window, 2):
-        hit = np.logical_and(hit, draw.index(axis) == size // 2)
-    return np.broadcast_to(hit, region.shape).astype(np.float32)
