@@ -175,3 +175,11 @@ def test_threads_that_make_the_first_call_start_a_layer_once():
         answers = list(pool.map(lambda _: np.asarray(net(x)), range(8)))
     assert all(np.array_equal(answers[0], a) for a in answers)
     assert sb.check(net, sb.plan(other.mlp()[0], (2, 20), recipe="he", seed=3))
+
+
+def test_flax_brings_no_other_framework():
+    code = (
+        "import sys, flax.linen as nn, seedbed as sb; sb.initialize(nn.Dense(3), (1, 2));"
+        "print(sorted({'torch', 'keras', 'tensorflow', 'mxnet'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
