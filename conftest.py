@@ -6,7 +6,7 @@ import pytest
 
 # Modules of a framework, and their examples, need that framework.
 PLACES = {
-    "jax": ["src/seedbed/frameworks/flax/*"],
+    "flax": ["src/seedbed/frameworks/flax/*"],
     "torch": ["src/seedbed/frameworks/torch/*"],
     "mxnet": ["src/seedbed/frameworks/gluon/*", "tests/frameworks/houses/gluon.py", "tests/gluon"],
 }

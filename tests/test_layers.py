@@ -30,7 +30,7 @@ OUTSIDE = {
 }
 MAY_IMPORT = {
     "frameworks/torch": {"torch"},
-    "frameworks/flax": {"jax"},
+    "frameworks/flax": {"jax", "flax"},
     "frameworks/keras": {"keras", "jax", "tensorflow", "torch"},
     "frameworks/gluon": {"mxnet"},
     "reports": {"rich"},

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.messages_flax import CASES as OF_FLAX
 from torch import nn
 
 import seedbed as sb
-from seedbed import cli, engine, errors
+from seedbed import cli, engine, errors, frameworks
 from seedbed.errors import SeedbedError
 from seedbed.fill import fill
 from seedbed.initializers import (
@@ -65,6 +66,13 @@ class Closed(nn.Module):
 
     def forward(self, x):
         return self.function(x)
+
+
+def with_torch_alone(act):
+    """As in a process that has imported no other framework, whatever other tests did in this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frameworks, "NAMES", dict.fromkeys(frameworks.NAMES, "not imported") | {"torch": "torch"})
+        act()
 
 
 def engine_not_here():
@@ -451,7 +459,7 @@ CASES = {
     "custom_wrong_shape": lambda: fill(entry(Custom(rows))),
     "custom_not_numbers": lambda: fill(entry(Custom(text))),
     # Models and their inputs.
-    "model_of_no_framework": lambda: sb.plan([1, 2]),
+    "model_of_no_framework": lambda: with_torch_alone(lambda: sb.plan([1, 2])),
     "model_class_in_place_of_instance": lambda: sb.plan(nn.Linear),
     "model_that_cannot_be_copied": lambda: sb.plan(HoldsLock(2, 2)),
     "model_with_overlapping_parameters": lambda: sb.plan(Overlapping()),
@@ -583,6 +591,7 @@ class net_class(nn.Linear):
 def net():
     return net_class()
 """
+CASES |= OF_FLAX
 CASES |= {f"hostile_{name}": functools.partial(load, f"{name}.safetensors") for name in sorted(HOSTILE["FILES"])}
 CASES |= {f"hostile_{name}": functools.partial(load, name) for name in sorted(HOSTILE["FOLDERS"])}
 

@@ -139,6 +139,7 @@ CASES = {
     "context_unknown": lambda: sb.initialize(small(), device="cuda:0"),
     "context_not_here": lambda: sb.initialize(small(), device=["cpu", "gpu(7)"]),
     "sharding": lambda: sb.initialize(small(), sharding="rows"),
+    "lazy": lambda: sb.lazy(nn.Dense, sb.dim(-1)),
     "sparse_parameter": lambda: sb.plan(Sparse()),
     "not_copied": lambda: sb.plan(Locked(), (2, 20)),
     "numpy_without_bool": numpy_without_bool,

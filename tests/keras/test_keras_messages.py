@@ -131,6 +131,7 @@ CASES = {
     "slot_of_another_kind": lambda: slot(ki.HeNormal()),
     "device_of_keras": lambda: sb.initialize(mlp(), (2, 20), device="cpu"),
     "sharding_of_keras": lambda: sb.initialize(mlp(), (2, 20), sharding=object()),
+    "lazy_of_keras": lambda: sb.lazy(keras.layers.Dense, sb.dim(-1)),
 }
 JAX = {
     "started_in_jit": traced,

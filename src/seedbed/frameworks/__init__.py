@@ -21,7 +21,7 @@ from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
 
-NAMES = {"gluon": "mxnet", "keras": "keras", "torch": "torch"}
+NAMES = {"flax": "flax", "gluon": "mxnet", "keras": "keras", "torch": "torch"}
 """Each adapter, and the package that is in use when it is in `sys.modules`. The first that owns a model has it."""
 
 
@@ -107,9 +107,10 @@ def framework_of(model: Any) -> Framework:
         if framework.owns(model):
             return framework
     kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    imported = [framework.name for framework in loaded()]
     raise ModelError(
         f"A model is needed, got {kind}.",
         remedy=f"Give an instance of a model: {model.__name__}(...)."
         if isinstance(model, type)
-        else "Models of these frameworks are known: " + ", ".join(NAMES) + ".",
+        else f"Models of these frameworks are known: {', '.join(NAMES)}; imported here: {', '.join(imported) or 'none'}.",
     )

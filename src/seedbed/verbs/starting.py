@@ -177,7 +177,7 @@ def apply_init(model: Any, inputs: Any, init: Any = None, *, seed: int = 0) -> A
         seed: Of the start before the function runs, and of the recipe.
 
     Returns:
-        The model.
+        What `initialize` returns.
 
     Example:
         >>> import seedbed, torch
@@ -195,7 +195,7 @@ def apply_init(model: Any, inputs: Any, init: Any = None, *, seed: int = 0) -> A
     framework = framework_of(model)
     given = inputs if isinstance(inputs, list) else [inputs]
     plain_function = callable(init) and not isinstance(init, (Initializer, Recipe)) and not framework.is_native(init)
-    initialize(model, *given, recipe=None if plain_function else init, seed=seed)
+    started = initialize(model, *given, recipe=None if plain_function else init, seed=seed)
     if plain_function:
         framework.apply(model, init)
-    return model
+    return started

@@ -8,7 +8,6 @@ product and its one sum, and a last product that is not subnormal.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -33,6 +32,7 @@ from seedbed.frameworks.flax.words import (
     zeros_before,
 )
 from seedbed.initializers import Constant, Initializer, Mixture, Normal, Ones, TruncatedNormal, Uniform, Zeros
+from seedbed.spec import Layout
 
 TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 SIGN, INFINITY = 0x80000000, 0x7F800000
@@ -43,10 +43,11 @@ SAFE = 2.0**-96
 def values(
     start: Initializer,
     dtype: str,
-    key: threefry.Key,
+    key: Any,
     shape: tuple[int, ...],
     corner: tuple[int, ...] | None = None,
     sizes: tuple[int, ...] | None = None,
+    layout: Layout | None = None,
 ) -> Any:
     """The values of a region of a parameter.
 
@@ -56,10 +57,11 @@ def values(
     Args:
         start: What fills it: constants, uniform, normal, truncated normal, or a mixture of these.
         dtype: The parameter's: float32, bfloat16 or float16.
-        key: Of the parameter.
+        key: Of the parameter; an array of four words where it is computed itself.
         shape: Of the whole parameter.
         corner: Where the region begins in it; at its first element when left out.
         sizes: Of the region; the whole when left out.
+        layout: How the array lies in the canonical one.
 
     Returns:
         An array of the region's shape, or None where another engine is to fill it.
@@ -72,13 +74,25 @@ def values(
         >>> bool((np.asarray(made) == sb.fill.fill(entry)[2:]).all())
         True
     """
-    if dtype not in TYPES or not _made(start):
+    if dtype not in TYPES or not _made(start) or (layout and len(layout.blocks) > 1):
         return None
     corner, sizes = corner or (0,) * len(shape), shape if sizes is None else sizes
-    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    first = sum(at * stride for at, stride in zip(corner, strides, strict=True))
+    first, strides = _lines(shape, layout)
+    first += sum(at * stride for at, stride in zip(corner, strides, strict=True))
     program = _program(start, dtype, sizes, strides)
-    return program(np.array(key, np.uint32), np.array(wide(first), np.uint32))
+    words_of = key if hasattr(key, "dtype") else np.array(key, np.uint32)
+    return program(words_of, np.array(wide(first), np.uint32))
+
+
+def _lines(shape: tuple[int, ...], layout: Layout | None) -> tuple[int, tuple[int, ...]]:
+    """The number of an array's first element in the canonical whole, and how far along each axis the next is."""
+    axes = [axis for group in layout.groups(len(shape)) for axis in group] if layout else list(range(len(shape)))
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(axes):
+        strides[axis] = step
+        step *= shape[axis]
+    number = layout.blocks[0] if layout and layout.blocks else 0
+    return number * step, tuple(strides)
 
 
 def _made(start: Initializer) -> bool:

@@ -150,6 +150,19 @@ def is_native(function: Any) -> bool:
     return natives.is_native(function)
 
 
+def owns_class(cls: type) -> bool:
+    """Whether a class is one of Gluon's layers."""
+    return issubclass(cls, Block)
+
+
+def lazy(cls: type, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """Gluon's layers leave sizes open by themselves."""
+    raise ModelError(
+        f"lazy: {cls.__name__} is Gluon's, whose layers take sizes from their input by themselves.",
+        remedy=f"Use it as it is: {cls.__name__}(...).",
+    )
+
+
 def deferred() -> AbstractContextManager[None]:
     """Nothing to do: Gluon's constructors make no memory."""
     return nullcontext()

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from seedbed.errors import InputError
+from seedbed.errors import InputError, ModelError
 from seedbed.frameworks import Room
 from seedbed.frameworks.keras import place, settle, shapes, starts, walk, wish
 from seedbed.frameworks.keras.rollback import BUILDING
@@ -20,7 +20,7 @@ from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Settled, Specs
 
 __all__ = [
-    "apply", "deferred", "fit", "is_native", "keep", "name", "owns", "owns_values", "placing", "slot", "trace",
+    "apply", "deferred", "fit", "is_native", "keep", "lazy", "name", "owns", "owns_class", "owns_values", "placing", "slot", "trace",
     "translate", "values",
 ]  # fmt: skip
 
@@ -111,6 +111,19 @@ def apply(model: Any, function: Any) -> None:
 def is_native(function: Any) -> bool:
     """Whether this is one of Keras's initializers, or a class of them."""
     return starts.is_native(function)
+
+
+def owns_class(cls: type) -> bool:
+    """Whether a class is one of Keras's layers."""
+    return issubclass(cls, keras.layers.Layer)
+
+
+def lazy(cls: type, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """Keras's layers leave sizes open by themselves."""
+    raise ModelError(
+        f"lazy: {cls.__name__} is Keras's, whose layers take sizes from their input by themselves.",
+        remedy=f"Use it as it is: {cls.__name__}(...).",
+    )
 
 
 def deferred() -> AbstractContextManager[None]:

@@ -1,0 +1,185 @@
+"""What Flax's adapter does beside the scenarios: where values go, on one device and on many, and starts as Flax has them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from tests.frameworks.houses import linen as house
+from tests.frameworks.houses import nnx as other
+
+import seedbed as sb
+from seedbed import initializers as i
+from seedbed.frameworks.flax import numbers, place
+from seedbed.frameworks.flax.laws import Program
+
+ROOT = Path(__file__).parents[2]
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+import seedbed as sb
+from seedbed.frameworks.flax import place
+from tests.frameworks.houses import {house} as house
+
+mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+
+def where(path, spec):
+    cut = zip(spec.sizes, (("data", 4), ("model", 2)))
+    return NamedSharding(mesh, P(*(name if n % k == 0 else None for n, (name, k) in cut)))
+
+for name, streams in (("mlp", None), ("encoder_block", "position")):
+    built = getattr(house, name)()
+    plan = sb.plan(built[0], *built[1], recipe="he", seed=1, streams=streams)
+    whole = house.arrays(sb.materialize(plan, getattr(house, name)()[0]))
+    shards = sb.materialize(plan, getattr(house, name)()[0], sharding=where)
+    assert sb.check(shards, plan)
+    assert all(np.array_equal(a, whole[p]) for p, a in house.arrays(shards).items())
+    for entry in plan:
+        if entry.spec.role != "weight":
+            continue
+        cuts = where("", entry.spec).addressable_devices_indices_map(entry.spec.sizes)
+        for device in (jax.devices()[5], jax.devices()[7]):
+            made = place.alone(entry, device, place.region_of(cuts[device], entry.spec.sizes))
+            assert made.devices() == {{device}}
+            assert np.array_equal(np.asarray(made), whole[entry.spec.path][cuts[device]]), entry.spec.path
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx"])
+def test_shards_made_alone_are_those_of_the_whole(name):
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED.format(house=name)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_the_program_that_fills_a_shard_communicates_nothing():
+    program = numbers._program(i.Normal(std=0.02), "float32", (64, 32), (64, 1))
+    text = program.lower(np.zeros(4, np.uint32), np.zeros(2, np.uint32)).compile().as_text()
+    assert not any(word in text for word in ("all-reduce", "all-gather", "collective", "all-to-all", "send", "recv"))
+
+
+def test_memory_is_handed_over_without_a_copy():
+    memory = place.Memory((300, 7), "bfloat16")
+    memory.bits[...] = 0x3F80
+    array = memory.array(None)
+    assert array.unsafe_buffer_pointer() == memory.values.ctypes.data
+    assert array.dtype == jnp.bfloat16
+    assert (array == 1).all()
+
+
+@pytest.mark.parametrize("name", ["mlp", "encoder_block", "resnet_block", "lstm"])
+def test_inside_jit_linens_values_are_those_of_outside(name):
+    net, inputs = getattr(house, name)()
+    plan = sb.plan(net, *inputs, recipe="he", seed=2)
+    inside, outside = house.arrays(jax.jit(lambda: plan.materialize(net))()), house.arrays(plan.materialize(net))
+    assert all(np.array_equal(inside[p], a) for p, a in outside.items())
+
+
+def test_a_device_can_be_named():
+    variables = sb.initialize(nn.Dense(3), (1, 2), device="cpu:0")
+    assert variables["params"]["kernel"].devices() == {jax.devices("cpu")[0]}
+
+
+LAYERS = [
+    (nn.Dense(8), (2, 12)),
+    (nn.DenseGeneral((4, 2), axis=(-2, -1)), (2, 3, 4)),
+    (nn.Conv(8, (3, 5), feature_group_count=4), (2, 8, 8, 12)),
+    (nn.ConvTranspose(8, (3, 3)), (2, 8, 8, 12)),
+    (nn.ConvTranspose(8, (3, 3), transpose_kernel=True), (2, 8, 8, 12)),
+    (nn.ConvLocal(8, (3,)), (2, 9, 4)),
+    (nn.Embed(50, 16), sb.Input((2, 3), "int32")),
+    (nn.PReLU(), (2, 3)),
+    (nn.MultiHeadDotProductAttention(4), (2, 5, 16)),
+    (nn.RNN(nn.LSTMCell(8)), (2, 5, 4)),
+    (nn.RNN(nn.OptimizedLSTMCell(8)), (2, 5, 4)),
+    (nn.RNN(nn.GRUCell(8)), (2, 5, 4)),
+    (nn.RNN(nn.MGUCell(8)), (2, 5, 4)),
+    (nn.RNN(nn.SimpleCell(8)), (2, 5, 4)),
+    (nn.LayerNorm(), (2, 5)),
+    (nn.GroupNorm(4), (2, 8)),
+    (nn.RMSNorm(), (2, 8)),
+    (nn.Einsum((12, 3, 4), "bi,ihd->bhd"), (2, 12)),
+]
+
+
+@pytest.mark.parametrize(("layer", "given"), LAYERS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "")
+def test_every_layer_starts_as_its_own_init_has_it(layer, given):
+    """Flax's own values are of the law that was read: their spread, their bounds, their sum."""
+    from seedbed.frameworks.flax.build import contradicts
+
+    plan = sb.plan(layer, given)
+    x = jnp.ones(given.shape, given.dtype) if isinstance(given, sb.Input) else jnp.ones(given)
+    theirs = house.arrays(layer.init(jax.random.key(0), x))
+    assert set(theirs) == {e.spec.path for e in plan}
+    for entry in plan:
+        assert not isinstance(entry.start, (i.Keep, i.Recorded)), entry.spec.path
+        assert theirs[entry.spec.path].shape == entry.spec.sizes
+        assert not contradicts(entry.start, jnp.asarray(theirs[entry.spec.path]))
+    mine = house.arrays(plan.materialize(layer))
+    assert all(
+        not contradicts(e.start, jnp.asarray(mine[e.spec.path])) for e in plan if not isinstance(e.start, i.Orthogonal)
+    )
+    assert all(e.spec.axes for e in plan if e.spec.role in ("weight", "recurrent"))
+
+
+def test_a_law_that_is_not_the_values_is_noticed():
+    from seedbed.frameworks.flax.build import contradicts
+
+    lecun = jax.nn.initializers.lecun_normal()(jax.random.key(0), (64, 64))
+    assert not contradicts(i.TruncatedNormal(std=0.125 / 0.87962566103423978), lecun)
+    assert contradicts(i.TruncatedNormal(std=0.16), lecun)
+    assert contradicts(i.Zeros(), lecun)
+    assert contradicts(i.Uniform(low=-0.2, high=0.2), lecun)
+    assert contradicts(i.Orthogonal(), lecun)
+
+
+def test_a_function_that_only_has_the_name_of_jaxs_is_not_taken_for_it():
+    def _normal(key, shape):
+        return jax.random.normal(key, shape) ** 3
+
+    named = jax.jit(_normal, static_argnums=1)
+    closed = jax.make_jaxpr(lambda key: named(key, (3, 4)) * 0.5)(jax.random.key(0))
+    assert Program(closed, (0,)).law(closed.jaxpr.outvars[0]) is None
+
+
+def test_nnx_transposed_and_packed_layers_are_laid_out_as_pytorchs():
+    rngs = nnx.Rngs(0)
+    plan = sb.plan(nnx.Sequential(nnx.ConvTranspose(4, 6, (3, 3), rngs=rngs), nnx.OptimizedLSTMCell(3, 5, rngs=rngs)))
+    assert plan["layers.0.kernel"].spec.layout.order == ((2,), (3,), (0,), (1,))
+    assert plan["layers.1.dense_i.kernel"].spec.packed == (1, 4)
+    assert (plan["layers.1.dense_i.kernel"].spec.leaf, plan["layers.1.dense_i.kernel"].spec.unit) == (
+        "weight_ih",
+        "layers.1",
+    )
+
+
+def test_threads_that_make_the_first_call_start_a_layer_once():
+    from concurrent.futures import ThreadPoolExecutor
+
+    net = sb.initialize(other.mlp()[0], recipe="he", seed=3)
+    x = jnp.ones((2, 20))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: np.asarray(net(x)), range(8)))
+    assert all(np.array_equal(answers[0], a) for a in answers)
+    assert sb.check(net, sb.plan(other.mlp()[0], (2, 20), recipe="he", seed=3))
+
+
+def test_flax_brings_no_other_framework():
+    code = (
+        "import sys, flax.linen as nn, seedbed as sb; sb.initialize(nn.Dense(3), (1, 2));"
+        "print(sorted({'torch', 'keras', 'tensorflow', 'mxnet'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

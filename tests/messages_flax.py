@@ -1,0 +1,146 @@
+"""What goes wrong with Flax's models, each a case of test_messages."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import seedbed as sb
+from seedbed.errors import SeedbedError
+from seedbed.frameworks.flax import slot
+from seedbed.initializers import HeNormal, Keep, Normal, Ones, Sparse
+
+
+def dense(**options):
+    return nn.Dense(10, **options)
+
+
+def lazy(size=3):
+    return sb.lazy(nnx.Linear, sb.dim(-1), size, rngs=nnx.Rngs(0))
+
+
+class Reads(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x if x.sum() > 0 else -x)
+
+
+class FromInput(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x - self.param("center", lambda key: x.mean(0))
+
+
+class Keyed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        self.variable("keys", "own", lambda: jax.random.key(0))
+        return x
+
+
+class Fails(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x).reshape(7, -1)
+
+
+class Two(nn.Module):
+    @nn.compact
+    def __call__(self, x, mask):
+        return nn.Dense(3)(x) * mask["row"]
+
+
+class Holds(nnx.Module):
+    def __init__(self):
+        self.pair = nnx.Param({"a": jnp.ones(2)})
+
+
+class Own(nnx.Module):
+    def __init__(self):
+        self.table = nnx.Param(jnp.ones((3, 4)))
+
+
+def early():
+    net = sb.initialize(nnx.Sequential(lazy()), recipe="he")
+    return net.layers[0].kernel
+
+
+def abstract():
+    return nnx.eval_shape(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+
+
+def in_jit(net):
+    """The error that is raised inside, and not what jit makes of it."""
+    found = []
+
+    def inside(x):
+        try:
+            net(x)
+        except SeedbedError as error:
+            found.append(error)
+        return x
+
+    jax.jit(inside)(jnp.ones((2, 20)))
+    raise found[0]
+
+
+def unlike():
+    plan = sb.plan(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), recipe="he")
+    sb.materialize(plan, nnx.Linear(2, 4, rngs=nnx.Rngs(0)))
+
+
+def no_start(key, shape):
+    return jnp.ones(shape)
+
+
+one_device = Mesh(np.array(jax.devices()[:1]), ("data",))
+
+
+class Uneven:
+    """A mesh of more devices than there are here has no other way to be had."""
+
+    def __new__(cls):
+        from unittest import mock
+
+        made = NamedSharding(one_device, PartitionSpec("data"))
+        with mock.patch.object(NamedSharding, "shard_shape", side_effect=ValueError("uneven")):
+            sb.initialize(dense(), (1, 3), sharding=made)
+
+
+CASES = {
+    "flax_shape_does_not_fit": lambda: sb.plan(
+        nn.Sequential([nn.Dense(256), nn.relu, nn.Einsum((128, 10), "bi,io->bo")]), (2, 20)
+    ),
+    "flax_cannot_be_run": lambda: sb.plan(Fails(), (2, 20)),
+    "flax_reads_values": lambda: sb.plan(Reads(), (2, 20)),
+    "flax_input_of_another_dtype": lambda: sb.plan(nn.Sequential([nn.Embed(9, 4), nn.Dense(2)]), (2, 20)),
+    "flax_input_a_list": lambda: sb.plan(dense(), [2, 20]),
+    "flax_input_missing": lambda: sb.plan(Two(), (2, 20)),
+    "flax_input_stray": lambda: sb.plan(Two(), (2, 20), masks=(2, 3)),
+    "flax_without_inputs": lambda: sb.plan(Two()),
+    "flax_bound": lambda: sb.plan(dense().bind({}), (2, 20)),
+    "flax_start_from_input": lambda: sb.initialize(FromInput(), (2, 20)),
+    "flax_dtype_unknown": lambda: sb.plan(Keyed(), (2, 20)),
+    "flax_values_of_a_module": lambda: sb.check(dense(), sb.plan(dense(), (2, 20))),
+    "flax_keeps_values": lambda: sb.initialize(dense(), (2, 20), recipe=Keep(values=True)),
+    "flax_function_of_a_layer": lambda: sb.apply_init(dense(), (2, 20), lambda module: None),
+    "flax_native_fails": lambda: sb.plan(dense(), (2, 20), recipe=no_start),
+    "flax_slot_without_fan": lambda: slot(HeNormal())(jax.random.key(0), (3,)),
+    "flax_slot_not_in_a_program": lambda: slot(Sparse(sparsity=0.5))(jax.random.key(0), (3, 4)),
+    "flax_sharding_uneven": Uneven,
+    "flax_sharding_not_one": lambda: sb.initialize(dense(), (1, 3), sharding={"kernel": "data"}),
+    "flax_device_unknown": lambda: sb.initialize(dense(), (1, 3), device="abacus"),
+    "flax_lazy_of_linen": lambda: sb.lazy(nn.Dense, sb.dim(-1), 3),
+    "flax_dim_not_there": lambda: sb.plan(
+        nnx.Sequential(sb.lazy(nnx.Linear, sb.dim(-1, 1), 3, rngs=nnx.Rngs(0))), (2, 20)
+    ),
+    "flax_lazy_first_called_in_jit": lambda: in_jit(nnx.Sequential(lazy())),
+    "flax_read_too_early": early,
+    "flax_abstract_read": lambda: sb.check(abstract(), sb.plan(abstract(), recipe=Ones())),
+    "flax_not_arrays": lambda: sb.plan(Holds()),
+    "flax_plan_of_another_model": unlike,
+    "flax_no_values_to_keep": lambda: sb.initialize(nnx.eval_shape(Own)),
+    "flax_started_in_jit": lambda: in_jit(lambda x: sb.initialize(nnx.Sequential(lazy()), x, recipe=Normal(std=1.0))),
+}
