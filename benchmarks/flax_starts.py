@@ -39,14 +39,15 @@ print(time.perf_counter() - begin, (resource.getrusage(resource.RUSAGE_SELF).ru_
 """
 
 
-def start(act, times=3):
-    """The shortest time and the least memory of several processes."""
-    found = []
+def starts(times=3):
+    """The shortest time and the least memory of several processes of each start, taken in turns."""
+    found = {name: [] for name in STARTS}
     for _ in range(times):
-        program = PROGRAM.format(widths=WIDTHS, act=act)
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603 -- itself
-        found.append(tuple(map(float, done.stdout.split())))
-    return min(t for t, _ in found), min(m for _, m in found)
+        for name, act in STARTS.items():
+            program = PROGRAM.format(widths=WIDTHS, act=act)
+            done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603 -- itself
+            found[name].append(tuple(map(float, done.stdout.split())))
+    return {name: (min(t for t, _ in taken), min(m for _, m in taken)) for name, taken in found.items()}
 
 
 def normals():
@@ -93,8 +94,7 @@ def main(place=None):
     ]
     lines += ["A perceptron of 217 million parameters, from nothing to values:", ""]
     lines += ["| start | seconds | memory above what was held, MB |", "|---|---:|---:|"]
-    for name, act in STARTS.items():
-        seconds, memory = start(act)
+    for name, (seconds, memory) in starts().items():
         lines.append(f"| {name} | {seconds:.2f} | {memory:.0f} |")
         print(lines[-1], flush=True)
     lines += ["", "The numbers inside a program (`jax.numpy` under `jit`), compiled before, 16.8 million float32:", ""]
