@@ -5,6 +5,7 @@ process of its own, several times, and gives its shortest time. Memory is that o
 libraries'.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -38,6 +39,7 @@ def once(way, widths, width):
     """Starts a model; the times of its parts."""
     import seedbed as sb
 
+    gc.collect()  # models refer to themselves, and the memory of the last one is to be had again
     net = mlp(widths)
     begin, busy = time.perf_counter(), time.process_time()
     planned = begin
