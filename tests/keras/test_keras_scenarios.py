@@ -438,5 +438,6 @@ def test_b6_ours_stand_in_keras_own_slots(name):
     expected = keras.ops.convert_to_numpy(native((200, 300), dtype="float32")).astype(np.float64)
     assert found.std() == pytest.approx(expected.std(), rel=0.03)
     assert found.mean() == pytest.approx(expected.mean(), abs=0.03 * max(expected.std(), 1e-6))
+    assert sb.trace(layer)["kernel"].start == sb.plan(layer, recipe=ours)["kernel"].start
     again = ki.deserialize(ki.serialize(layer.kernel_initializer))
     assert (keras.ops.convert_to_numpy(again((200, 300), dtype="float32")) == values(layer)["kernel"]).all()

@@ -35,16 +35,21 @@ class Slot(keras.initializers.Initializer):  # type: ignore[misc]
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """The values."""
-        shape, dtype = tuple(map(int, shape)), keras.backend.standardize_dtype(dtype)
+        spec = self._spec(tuple(map(int, shape)), keras.backend.standardize_dtype(dtype))
+        start = self.initializer.resolve(spec)
+        entry = Entry(spec=spec, initializer=self.initializer, start=start, why="", stream="slot", seed=self.seed)
+        return tensor_of(fill(entry, out=aligned(spec.sizes, storage_dtype(spec.dtype))), spec.dtype)
+
+    def resolved(self, shape: tuple[int, ...]) -> Initializer | None:
+        """The initializer without fans, for an array of a shape."""
+        return self.initializer.resolve(self._spec(shape, "float32"))
+
+    def _spec(self, shape: tuple[int, ...], dtype: str) -> ParamSpec:
         rank = len(shape)
         axes = ("window",) * (rank - 2) + ("in", "out") if rank >= 2 else ("out",) * rank
         order = ((rank - 1,), (rank - 2,), *((axis,) for axis in range(rank - 2)))
         layout = Layout(order=order) if rank >= 2 else None
-        spec = ParamSpec(path="slot", shape=shape, dtype=dtype, axes=axes, layout=layout)
-        start = self.initializer.resolve(spec)
-        entry = Entry(spec=spec, initializer=self.initializer, start=start, why="", stream="slot", seed=self.seed)
-        array = aligned(shape, storage_dtype(dtype))
-        return tensor_of(fill(entry, out=array), dtype)
+        return ParamSpec(path="slot", shape=shape, dtype=dtype, axes=axes, layout=layout)
 
     def get_config(self) -> dict[str, Any]:
         """Plain data, for `from_config`."""

@@ -9,7 +9,7 @@ import math
 import random
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
 from seedbed.errors import RecipeError
 from seedbed.frameworks.keras.arrays import array_of
+from seedbed.frameworks.keras.slot import Slot
 from seedbed.initializers import (
     Constant,
     Identity,
@@ -56,6 +57,8 @@ def ours(native: Any, shape: tuple[int, ...], axes: Axes = None, layout: Layout 
         layout: How the array lies; Keras makes matrices orthogonal that have the last axis as columns.
     """
     kind = type(native)
+    if kind is Slot:
+        return cast("Initializer | None", native.resolved(shape))
     if kind is ki.Zeros:
         return Zeros()
     if kind is ki.Ones:
