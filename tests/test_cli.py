@@ -14,7 +14,7 @@ import typer
 from safetensors.torch import load_file
 
 import seedbed as sb
-from seedbed import cli
+from seedbed import cli, frameworks
 from seedbed.initializers import Zeros
 
 NET = """
@@ -328,11 +328,11 @@ WRONG = {
     "name_missing": (["plan", "net.py:nett"], "net.py: has no name 'nett'.\n\nDid you mean 'net'?"),
     "not_a_model": (
         ["plan", "net.py:number"],
-        "A model is needed, got a int.\n\nModels of these frameworks are known: torch.",
+        "A model is needed, got a int.\n\nModels of these frameworks are known: flax, gluon, keras, torch; imported here: torch.",
     ),
     "returns_no_model": (
         ["plan", "net.py:nothing"],
-        "A model is needed, got a NoneType.\n\nModels of these frameworks are known: torch.",
+        "A model is needed, got a NoneType.\n\nModels of these frameworks are known: flax, gluon, keras, torch; imported here: torch.",
     ),
     "function_with_arguments": (
         ["plan", "net.py:with_argument"],
@@ -467,7 +467,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_in_a_sentence(case, run):
+def test_what_is_wrong_is_said_in_a_sentence(case, run, monkeypatch):
+    monkeypatch.setattr(frameworks, "NAMES", dict.fromkeys(frameworks.NAMES, "not imported") | {"torch": "torch"})
     Path("broken.toml").write_text("[[rule]]\ninitializer = = 3\n")
     Path("unused.toml").write_text(sb.Recipe.of({"head": Zeros(), "*": Zeros()}).to_toml())
     Path("cut.safetensors").write_bytes(b"\0" * 5)
