@@ -675,3 +675,17 @@ def test_a_layer_is_judged_by_what_hooks_leave_it():
     net[0]._forward_pre_hooks.clear()
     with pytest.raises(InputError, match="expects float64 values, got float32"):
         sb.trace(net, sb.Input((2, 4), "float32"))
+
+
+def test_sizes_that_only_fit_each_other_are_changed_together():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LazyLinear(8)
+
+        def forward(self, x, y):
+            return self.layer(x + y)
+
+    spec = sb.trace(Sum(), (None, None), (2, None))["layer.weight"]
+    assert spec.shown_shape == "(8, ?)"
+    assert spec.varies == "input 0 axis 1, input 1 axis 1"

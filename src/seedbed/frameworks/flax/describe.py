@@ -12,13 +12,11 @@ import jax
 
 from seedbed.errors import ModelError
 from seedbed.frameworks.flax import layers
-from seedbed.frameworks.flax.inputs import Axis, Given, given, varying
+from seedbed.frameworks.flax.inputs import Given, given, is_shape
 from seedbed.frameworks.flax.laws import Matrix, Program
+from seedbed.frameworks.varying import STAND_INS, Axis, varying
 from seedbed.initializers import Initializer, Orthogonal
 from seedbed.spec import ITEMSIZE, Layout, ParamSpec
-
-STAND_INS = (64, 32, 128, 224, 256, 16, 512, 8, 4, 2, 1)
-"""Sizes tried, in this order, where an input's size varies and symbols do not do."""
 
 
 @dataclass(eq=False)
@@ -129,7 +127,7 @@ def settle(run: Run, inputs: Sequence[Any], keywords: Mapping[str, Any], dtype: 
     Where an input's size varies it is a symbol first; where the model does not work on symbols, it is run at
     several sizes, and what differs depends on it.
     """
-    axes = varying(inputs, keywords)
+    axes = varying(inputs, keywords, is_shape)
     if not axes:
         return run(given(inputs, keywords, dtype))
     symbolic = given(inputs, keywords, dtype)

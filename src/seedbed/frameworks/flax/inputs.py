@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,8 @@ import jax.export
 import numpy as np
 
 from seedbed.errors import InputError, nearest
+from seedbed.frameworks.varying import Axis, varying
 from seedbed.spec import Input
-
-Axis = tuple[str, int]
-"""An input's name and one of its axes."""
 
 
 @dataclass(eq=False)
@@ -43,31 +41,6 @@ def is_shape(value: Any) -> bool:
     return type(value) is tuple and all(n is None or type(n) is int for n in value)
 
 
-def varying(inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[Axis]:
-    """Every axis of every input whose size is None."""
-    found: list[Axis] = []
-    for value, name in _shapes(inputs, keywords):
-        found.extend((name, axis) for axis, n in enumerate(value) if n is None)
-    return found
-
-
-def _shapes(inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Iterator[tuple[tuple[int | None, ...], str]]:
-    def walk(value: Any, name: str) -> Iterator[tuple[tuple[int | None, ...], str]]:
-        if isinstance(value, Input) or is_shape(value):
-            yield (value.shape if isinstance(value, Input) else value), name
-        elif isinstance(value, Mapping):
-            for k, v in value.items():
-                yield from walk(v, f"{name}[{k!r}]")
-        elif isinstance(value, (tuple, list)):
-            for i, v in enumerate(value):
-                yield from walk(v, f"{name}[{i}]")
-
-    for i, value in enumerate(inputs):
-        yield from walk(value, f"input {i}")
-    for k, value in keywords.items():
-        yield from walk(value, f"input {k!r}")
-
-
 def given(
     inputs: Sequence[Any], keywords: Mapping[str, Any], dtype: Any, sizes: Mapping[Axis, int] | None = None
 ) -> Given:
@@ -79,7 +52,7 @@ def given(
         dtype: Of shapes that name none.
         sizes: Numbers in place of the sizes that vary; symbols when left out.
     """
-    axes = varying(inputs, keywords)
+    axes = varying(inputs, keywords, is_shape)
     symbols: dict[Axis, Any] = dict(sizes or {})
     if axes and sizes is None:
         names = [f"s{n}" for n in range(len(axes))]

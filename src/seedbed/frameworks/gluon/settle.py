@@ -14,18 +14,13 @@ from mxnet.base import MXNetError
 from mxnet.gluon import Block, HybridBlock
 from mxnet.ndarray import NDArray
 
-from seedbed.errors import InputError, SeedbedError, ShapeError
+from seedbed.errors import InputError, SeedbedError
 from seedbed.frameworks.gluon.blocks import parameters, plain, shape_of
 from seedbed.frameworks.gluon.dryrun import DoesNotFit, DryRun, Given, NotAGraph
 from seedbed.frameworks.gluon.mismatch import explain, zero_width
 from seedbed.frameworks.gluon.twin import Twin
-from seedbed.spec import Input, ParamSpec, Shape
-
-STAND_INS = (64, 32, 128, 224, 256, 16, 512, 8, 4, 2, 1)
-"""Sizes tried, in this order, where an input's size varies."""
-
-Axis = tuple[str, int]
-"""The name of an input, and one of its axes."""
+from seedbed.frameworks.varying import Axis, Facts, try_sizes
+from seedbed.spec import Input, Shape
 
 
 @dataclass(frozen=True)
@@ -65,39 +60,16 @@ def settle(model: Block, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> 
     axes = [(leaf.name, axis) for leaf in _leaves(asked) for axis, n in enumerate(leaf.shape) if not n]
     fixed = _unified(model, asked) if axes else {}
     free = [axis for axis in axes if axis not in fixed]
-    base, run = _first_that_fits(model, asked, free, fixed)
-    first = _told(run)
-    shapes, notes = dict(first), {path: dict[str, None]() for path in first}
 
-    def compare(sizes: Mapping[Axis, int], changed: Sequence[Axis]) -> bool:
-        """What other sizes change; False when nothing can be run with them."""
-        try:
-            found = _told(_run(model, asked, {**fixed, **dict.fromkeys(free, base), **sizes}))
-        except ShapeError as error:  # a layer whose sizes are fixed does not take this one
-            for path in (p for p in first if error.path and p.rpartition(".")[0] == error.path):
-                notes[path] |= dict.fromkeys(f"{name} axis {axis}" for name, axis in changed)
-            return False
-        for path in (p for p in first if found[p] != first[p]):
-            pairs = list(zip(shapes[path], found[path], strict=True))
-            for name, axis in set(changed) & set(empty):
-                raise zero_width(path, tuple(a if a == b else 0 for a, b in pairs), f"{name} axis {axis}")
-            notes[path] |= dict.fromkeys(f"{name} axis {axis}" for name, axis in changed)
-            shapes[path] = tuple(a if a == b else None for a, b in pairs)
-        return True
+    def attempt(sizes: Mapping[Axis, int]) -> tuple[DryRun, Facts]:
+        run = _run(model, asked, {**fixed, **sizes})
+        return run, {path: (shape_of(shadow), None) for path, shadow in run.twin.shadows.items()}
 
-    def changed(axes: Sequence[Axis]) -> bool:
-        return sum(compare(dict.fromkeys(axes, other), axes) for other in (base * 2, base + 1)) > 0
-
-    tied = [axis for axis in free if not changed([axis])]
-    if len(tied) > 1 and not changed(tied):  # sizes that only fit each other are changed together
-        for pair in itertools.combinations(tied, 2):
-            changed(pair)
-    varies = {path: ", ".join(n) for path, n in notes.items() if n}
-    return Settlement(shapes, varies, run.reached)
-
-
-def _told(run: DryRun) -> dict[str, Shape]:
-    return {path: shape_of(shadow) for path, shadow in run.twin.shadows.items()}
+    tried = try_sizes(attempt, free)
+    for path in (p for p in tried.facts if p in tried.moved):
+        for name, axis in (a for a in tried.axes[path] if a in empty):
+            raise zero_width(path, tuple(n or 0 for n in tried.shapes[path]), f"{name} axis {axis}")
+    return Settlement(tried.shapes, tried.varies, tried.run.reached)
 
 
 def _run(model: Block, asked: Sequence[Any], sizes: Mapping[Axis, int]) -> DryRun:
@@ -125,36 +97,6 @@ def _unified(model: Block, asked: Sequence[Any]) -> dict[Axis, int]:
             if not old and new
         }
     return found
-
-
-def _first_that_fits(
-    model: Block, asked: Sequence[Any], free: Sequence[Axis], fixed: Mapping[Axis, int]
-) -> tuple[int, DryRun]:
-    errors: list[ShapeError] = []
-    for size in STAND_INS if free else (0,):
-        try:
-            return size, _run(model, asked, {**fixed, **dict.fromkeys(free, size)})
-        except ShapeError as error:
-            errors.append(error)
-    raise _without_stand_ins(errors) if free else errors[0]
-
-
-def _without_stand_ins(errors: Sequence[ShapeError]) -> ShapeError:
-    """The first error, with a ? where the sizes it names are those that stood in for others."""
-    first = errors[0]
-    got = first.got
-    same = [e.got for e in errors if e.path == first.path and e.got and len(e.got) == len(got or ())]
-    if got is None or len(same) < 2:
-        facts, sentence = [*first.facts, f"with  {STAND_INS[0]} in place of each size that varies"], first.sentence
-    else:
-        shape = tuple(n if all(s[axis] == n for s in same) else None for axis, n in enumerate(got))
-        shown = ParamSpec(path=first.path, shape=shape).shown_shape
-        facts, sentence = [f.replace(str(got), shown) for f in first.facts], first.sentence.replace(str(got), shown)
-        got = shape
-    error = ShapeError(sentence, facts=facts, remedy=first.remedy, path=first.path)
-    error.__dict__.update({**vars(first), **vars(error), "got": got})
-    error.__cause__ = first.__cause__
-    return error
 
 
 def _asked(value: Any, name: str, dtype: str) -> Any:

@@ -93,9 +93,15 @@ def _put_back(thing: dict[Any, Any], before: dict[Any, Any]) -> None:
     if len(thing) == len(before) and all(k in thing and thing[k] is v for k, v in before.items()):
         return
     kind: Any = collections.OrderedDict if isinstance(thing, collections.OrderedDict) else dict
-    kind.clear(thing)
+    for key in [k for k in thing if k not in before]:
+        kind.__delitem__(thing, key)
     for key, value in before.items():
-        kind.__setitem__(thing, key, value)
+        if key not in thing or thing[key] is not value:
+            kind.__setitem__(thing, key, value)
+    if list(thing) != list(before):  # not by emptying it, if there is another way: other threads may look at it
+        kind.clear(thing)
+        for key, value in before.items():
+            kind.__setitem__(thing, key, value)
 
 
 def _has_modules(thing: Any) -> bool:

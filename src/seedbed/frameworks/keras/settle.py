@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from seedbed.errors import ShapeError
 from seedbed.frameworks.keras import shapes, walk
 from seedbed.frameworks.keras.dryrun import DryRun, default_dtype, is_array, is_shape, sizes_of, standing_in
 from seedbed.frameworks.keras.rollback import undone
+from seedbed.frameworks.varying import Axis, Facts, try_sizes, varying
 from seedbed.spec import Input, ParamSpec, Settled
-
-STAND_INS = (64, 32, 128, 224, 256, 16, 512, 8, 4, 2, 1)
-"""Sizes tried, in this order, where an input's size varies."""
 
 Specs = dict[str, ParamSpec]
 
@@ -33,33 +30,19 @@ class Settlement:
 
 def settle(model: Any, inputs: Sequence[Any], keywords: Mapping[str, Any], known: shapes.Natives) -> Settlement:
     """Settle all that the inputs can settle."""
-    axes = varying(inputs, keywords)
-    base, first = _first_that_fits(model, inputs, keywords, axes, known)
-    told, notes, waits = dict(first), {path: dict[str, None]() for path in first}, set[str]()
-    for name, axis in axes:
-        note = f"{name} axis {axis}"
-        for other in (base * 2, base + 1):
-            sizes = {**dict.fromkeys(axes, base), (name, axis): other}
-            try:
-                found = _try(model, inputs, keywords, sizes, known)
-            except ShapeError as error:  # a layer whose sizes are fixed does not take this one
-                for path in first:
-                    if path.rpartition(".")[0] == error.path:
-                        notes[path][note] = None
-                continue
-            for path, spec in first.items():
-                again = found.get(path, spec)
-                if (again.shape, again.start) != (spec.shape, spec.start):
-                    notes[path][note] = None
-                    waits.add(path)
-                    pairs = zip(told[path].shape, again.shape, strict=True)
-                    shape = tuple(a if a == b else None for a, b in pairs)
-                    told[path] = replace(told[path], shape=shape, start=None, lazy=True)
-    for path, found_notes in notes.items():
-        if found_notes:
-            told[path] = replace(told[path], varies=", ".join(found_notes))
+
+    def attempt(sizes: Mapping[Axis, int]) -> tuple[Specs, Facts]:
+        specs = _try(model, inputs, keywords, sizes, known)
+        return specs, {path: (spec.shape, spec.start) for path, spec in specs.items()}
+
+    tried = try_sizes(attempt, varying(inputs, keywords, is_shape))
+    told = dict(tried.run)
+    for path in tried.moved:
+        told[path] = replace(told[path], shape=tried.shapes[path], start=None, lazy=True)
+    for path, axes in tried.varies.items():
+        told[path] = replace(told[path], varies=axes)
     built = shapes.complete(model)
-    settled = () if waits or built else (recipe_of_inputs(model, inputs, keywords),)
+    settled = () if tried.moved or built else (recipe_of_inputs(model, inputs, keywords),)
     return Settlement(told, settled)
 
 
@@ -80,58 +63,6 @@ def reached(place: walk.Held, run: DryRun) -> bool:
         if id(layer) in run.called:
             return layer is place.layer or not any(id(part) in run.called for _, part in walk.children(layer))
     return False
-
-
-def _first_that_fits(
-    model: Any, inputs: Sequence[Any], keywords: Mapping[str, Any], axes: Sequence[tuple[str, int]], known: Any
-) -> tuple[int, Specs]:
-    errors: list[ShapeError] = []
-    for size in STAND_INS if axes else (0,):
-        try:
-            return size, _try(model, inputs, keywords, dict.fromkeys(axes, size), known)
-        except ShapeError as error:
-            errors.append(error)
-    raise _without_stand_ins(errors) if axes else errors[0]
-
-
-def _without_stand_ins(errors: Sequence[ShapeError]) -> ShapeError:
-    """The first error, with a ? where the sizes it names are those that stood in for others."""
-    first = errors[0]
-    got = first.got
-    same = [e.got for e in errors if e.path == first.path and e.got and len(e.got) == len(got or ())]
-    if got is None or len(same) < 2:
-        facts, sentence = [*first.facts, f"with  {STAND_INS[0]} in place of each size that varies"], first.sentence
-    else:
-        shape = tuple(n if all(s[axis] == n for s in same) else None for axis, n in enumerate(got))
-        shown = ParamSpec(path=first.path, shape=shape).shown_shape
-        facts, sentence = [f.replace(str(got), shown) for f in first.facts], first.sentence.replace(str(got), shown)
-        got = shape
-    error = ShapeError(sentence, facts=facts, remedy=first.remedy, path=first.path)
-    error.__dict__.update({**vars(first), **vars(error), "got": got})
-    error.__cause__ = first.__cause__
-    return error
-
-
-def varying(inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Every axis of every input whose size is None."""
-    found: list[tuple[str, int]] = []
-
-    def walk_in(value: Any, name: str) -> None:
-        if isinstance(value, Input) or is_shape(value):
-            shape = value.shape if isinstance(value, Input) else value
-            found.extend((name, axis) for axis, n in enumerate(shape) if n is None)
-        elif isinstance(value, Mapping):
-            for k, v in value.items():
-                walk_in(v, f"{name}[{k!r}]")
-        elif isinstance(value, (tuple, list)):
-            for i, v in enumerate(value):
-                walk_in(v, f"{name}[{i}]")
-
-    for i, value in enumerate(inputs):
-        walk_in(value, f"input {i}")
-    for k, value in keywords.items():
-        walk_in(value, f"input {k!r}")
-    return found
 
 
 def recipe_of_inputs(model: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Settled:

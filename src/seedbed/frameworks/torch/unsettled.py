@@ -30,7 +30,7 @@ from torch.utils.hooks import RemovableHandle
 
 from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError, UninitializedError
 from seedbed.frameworks.torch import capture
-from seedbed.frameworks.torch.origins import NOTE, note_of
+from seedbed.frameworks.torch.origins import NOTE, note_of, settled_now
 from seedbed.frameworks.torch.twin import OPEN, named_tensors, undisturbed
 from seedbed.spec import Dim, Shape
 
@@ -310,7 +310,7 @@ def _made(wanted: Wanted, sizes: Mapping[str, int], *, values: bool) -> nn.Modul
             with torch.enable_grad():
                 return wanted.build(sizes)
         with undisturbed(), without_memory(wanted):
-            return wanted.build(sizes)
+            built = wanted.build(sizes)
     except SeedbedError:
         raise
     except Exception as error:  # the class's own code, told as a sentence with the sizes
@@ -323,6 +323,8 @@ def _made(wanted: Wanted, sizes: Mapping[str, int], *, values: bool) -> nn.Modul
             got=None,
             source="",
         ) from error
+    settled_now(built)  # the layer puts tensors of its own in their place
+    return built
 
 
 def _of_another_size(wanted: Wanted, path: str, own: torch.Tensor, made: torch.Tensor) -> ShapeError:
