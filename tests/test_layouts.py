@@ -149,3 +149,15 @@ def test_a_plan_with_layouts_goes_to_json_and_back():
     made = planned(query, start=Normal(std=1.0), streams="position")
     assert sb.Plan.from_json(made.to_json()) == made
     assert made.fingerprint() != planned(spec_of("q", (4, 2, 2)), start=Normal(std=1.0)).fingerprint()
+
+
+def test_what_a_framework_makes_of_a_part_by_itself_is_keyed_by_its_path():
+    gates = [
+        spec_of(f"{n}", (4, 4), Layout(blocks=(n,), of=2), unit="cell", leaf="weight_hh", start=Orthogonal())
+        for n in range(2)
+    ]
+    own = sb.plan(sb.Specs(tuple(gates)), streams="position")
+    assert [e.stream for e in own] == ["0", "1"]
+    assert all(np.allclose(fill(e) @ fill(e).T, np.eye(4), atol=1e-6) for e in own)
+    asked = sb.plan(sb.Specs(tuple(gates)), recipe=Orthogonal(), streams="position")
+    assert [e.stream for e in asked] == ["0.weight_hh", "0.weight_hh"]

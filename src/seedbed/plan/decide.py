@@ -96,6 +96,8 @@ def decide(
         except SeedbedError as error:
             failures.append((spec, error))
             continue
+        if asked == Keep() and start is not None and start.whole and spec.layout and spec.layout.partial:
+            stream = own  # the framework makes this part as a whole by itself, which no other part shares
         origin = "the checkpoint" if first else spec.origin or "as constructed"
         why = f"rule {(number or 0) + 1}: {rule.where}" if rule and asked != Keep() else origin
         entries.append(Entry(spec=spec, initializer=asked, start=start, why=why, stream=stream, seed=seed))
