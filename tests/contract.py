@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,14 @@ class Contract:
         one, same, other = (self.values(self.house.mlp(), recipe="he", seed=s) for s in (1, 1, 2))
         assert all(np.array_equal(one[p], same[p]) for p in one)
         assert not all(np.array_equal(one[p], other[p]) for p in one)
+
+    def test_the_order_of_filling_decides_nothing(self):
+        built, other = self.house.lenet(), self.house.lenet()
+        plan = self.plan(built, recipe="he")
+        backwards = replace(plan, entries=plan.entries[::-1])
+        one = self.house.arrays(sb.materialize(plan, built[0], threads=1))
+        same = self.house.arrays(sb.materialize(backwards, other[0], threads=3))
+        assert all(np.array_equal(one[p], same[p]) for p in one)
 
     def test_a_layer_put_between_others_leaves_them_their_bits(self):
         before = self.values(self.house.named("first", "last"), recipe="xavier")
