@@ -35,7 +35,7 @@ def same(a, b):
 def test_a1_an_mlp_with_output_sizes_only_is_planned_and_nothing_is_allocated():
     before = len(jax.live_arrays())
     sb.plan(mlp())
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) <= before  # others may have gone meanwhile
 
 
 def test_a2_the_first_weight_is_shown_with_its_unknown_size():

@@ -50,7 +50,7 @@ def test_a1_an_mlp_with_output_sizes_only_is_planned_and_nothing_is_allocated():
     net = mlp()
     before = len(jax.live_arrays())
     sb.plan(net)
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) <= before  # others may have gone meanwhile
     assert not [v for v in jax.tree.leaves(nnx.state(net)) if v.ndim]
 
 
