@@ -35,7 +35,7 @@ gluon:
 	@echo "No Python 3.10 or 3.11 is here, which MXNet needs: its tests are left out."
 else
 gluon: $(GLUON)/ready
-	$(GLUON)/bin/python -m pytest -n auto tests/gluon $(SPINE)
+	$(GLUON)/bin/python -m pytest -n auto tests/gluon docs/tutorial/gluon.md $(SPINE)
 endif
 
 test: lint gluon keras

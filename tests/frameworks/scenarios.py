@@ -32,6 +32,13 @@ SYSTEMS = {
     "Keras": "keras/test_keras_scenarios.py",
     "Gluon": "gluon/test_gluon_scenarios.py",
 }
+PAGES = {
+    "PyTorch": ("lazy-initialization.md", "parameter-initialization.md"),
+    "linen": ("flax-linen.md",),
+    "nnx": ("flax-nnx.md",),
+    "Keras": ("keras.md",),
+    "Gluon": ("gluon.md",),
+}
 
 
 def told(system):
@@ -39,3 +46,10 @@ def told(system):
     tree = ast.parse((HERE / SYSTEMS[system]).read_text(encoding="utf-8"))
     names = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     return {key: [n for n in names if n.startswith(f"test_{key}_")] for key in SCENARIOS}
+
+
+def headings(system):
+    """The headings of the scenarios on a system's pages of the tutorial, in order; those beyond them left out."""
+    folder = HERE.parent / "docs" / "tutorial"
+    lines = [line for page in PAGES[system] for line in (folder / page).read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line.startswith("## ") and line[3:].partition(".")[0].lower() in SCENARIOS]
