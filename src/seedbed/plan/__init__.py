@@ -6,5 +6,18 @@ keyed by; it is the path, unless the user maps it.
 
 from seedbed.plan.decide import Streams, Translate, decide, streams_of
 from seedbed.plan.entries import VERSION, Difference, Entry, Key, Plan, key
+from seedbed.plan.misfits import require_fit
 
-__all__ = ["VERSION", "Difference", "Entry", "Key", "Plan", "Streams", "Translate", "decide", "key", "streams_of"]
+__all__ = [
+    "VERSION",
+    "Difference",
+    "Entry",
+    "Key",
+    "Plan",
+    "Streams",
+    "Translate",
+    "decide",
+    "key",
+    "require_fit",
+    "streams_of",
+]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seedbed.errors import ModelError, PlanError, SeedbedError, columns, count, shown
+from seedbed.errors import ModelError, SeedbedError
 from seedbed.frameworks import Room
 from seedbed.frameworks.flax import build, graph, layers
 from seedbed.frameworks.flax.describe import Leaf, settle, spec_of
@@ -23,7 +23,7 @@ from seedbed.frameworks.flax.place import Filling
 from seedbed.frameworks.flax.watch import Watch, explain
 from seedbed.frameworks.flax.wish import Wish
 from seedbed.materialize import Which, run
-from seedbed.plan import Plan
+from seedbed.plan import Plan, require_fit
 from seedbed.spec import Settled, Specs
 
 __all__ = ["arrays", "carry_out", "fit", "keep", "lazy", "modules", "placing", "trace"]
@@ -205,25 +205,15 @@ def fit(plan: Plan, model: Any) -> None:
             rows.append((path, f"planned {entry.spec.dtype}, has {value.dtype}"))
         if entry.spec.aliases != found[path][1]:
             rows.append((path, f"tied to {', '.join(entry.spec.aliases) or 'nothing'} in the plan only"))
-    if rows:
-        raise PlanError(
-            f"The plan does not fit the model: {count(len(rows), 'difference')}.",
-            facts=shown(columns(rows)),
-            remedy="Make the plan from this model, after its dtype and layers are final.",
-            paths=tuple(path for path, _ in rows),
-        )
     homeless = [
-        (e.spec.path, f"{e.spec.dtype}{e.spec.shown_shape}", e.spec.origin or "start unknown")
-        for e in plan
-        if e.kept and (e.spec.path not in there or graph.is_abstract(there[e.spec.path].variable))
+        e for e in plan if e.kept and (e.spec.path not in there or graph.is_abstract(there[e.spec.path].variable))
     ]
-    if homeless:
-        raise PlanError(
-            f"{homeless[0][0]}: the plan keeps its values, and it has none: it was built without memory.",
-            facts=shown(columns(homeless)),
-            remedy="Give it a rule, or build the model with memory, where its constructor computes it.",
-            paths=tuple(path for path, *_ in homeless),
-        )
+    require_fit(
+        rows,
+        homeless,
+        because=": it was built without memory",
+        remedy="Give it a rule, or build the model with memory, where its constructor computes it.",
+    )
 
 
 @contextmanager

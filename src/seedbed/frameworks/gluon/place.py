@@ -9,12 +9,12 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import Block, Parameter
 
-from seedbed.errors import InputError, PlanError, UninitializedError, columns, count, shown
+from seedbed.errors import InputError, UninitializedError, count
 from seedbed.frameworks.gluon.blocks import owners, parameters, plain, shape_of
 from seedbed.frameworks.gluon.memory import Memory, Values, allocate, values_of
 from seedbed.frameworks.gluon.wish import STARTING, forget, unstarted
 from seedbed.materialize import Which
-from seedbed.plan import Entry, Plan
+from seedbed.plan import Entry, Plan, require_fit
 
 
 @contextmanager
@@ -82,21 +82,13 @@ def fit(plan: Plan, model: Block) -> None:
         if other != spec.path:
             rows.append((spec.path, f"tied to {other} in the model only"))
         if entry.kept and parameter._data is None:
-            homeless.append((spec.path, f"{spec.dtype}{spec.shown_shape}", spec.origin or "start unknown"))
-    if rows:
-        raise PlanError(
-            f"The plan does not fit the model: {count(len(rows), 'difference')}.",
-            facts=shown(columns(rows)),
-            remedy="Make the plan from this model, after its dtype and layers are final.",
-            paths=tuple(path for path, _ in rows),
-        )
-    if homeless:
-        raise PlanError(
-            f"{homeless[0][0]}: the plan keeps its values, and it has none yet.",
-            facts=shown(columns(homeless)),
-            remedy="Give it a rule, or values first: net.initialize(), or load_parameters.",
-            paths=tuple(path for path, *_ in homeless),
-        )
+            homeless.append(entry)
+    require_fit(
+        rows,
+        homeless,
+        because=" yet",
+        remedy="Give it a rule, or values first: net.initialize(), or load_parameters.",
+    )
 
 
 def shown_shape(shape: tuple[int | None, ...]) -> str:

@@ -12,7 +12,7 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from numpy.typing import NDArray
 
-from seedbed.errors import ModelError, PlanError, SeedbedError, UninitializedError, columns, count, shown
+from seedbed.errors import ModelError, SeedbedError, UninitializedError
 from seedbed.fill import fill, storage_dtype
 from seedbed.frameworks import Room
 from seedbed.frameworks.keras import settle, shapes, walk
@@ -20,7 +20,7 @@ from seedbed.frameworks.keras.arrays import aligned, array_of, hand_over, tensor
 from seedbed.frameworks.keras.dryrun import DryRun, standing_in
 from seedbed.frameworks.keras.rollback import BUILDING, Undo, undone
 from seedbed.materialize import Which
-from seedbed.plan import Entry, Plan
+from seedbed.plan import Entry, Plan, require_fit
 from seedbed.region import Region
 
 
@@ -212,21 +212,13 @@ def fit_to(plan: Plan, there: Mapping[str, walk.Held], *, partly: bool) -> None:
         if set(spec.aliases) - set(place.aliases):
             rows.append((spec.path, f"tied to {', '.join(spec.aliases)} in the plan only"))
         if entry.kept and variable._value is None:
-            homeless.append((spec.path, f"{spec.dtype}{spec.shown_shape}", spec.origin or "start unknown"))
-    if rows:
-        raise PlanError(
-            f"The plan does not fit the model: {count(len(rows), 'difference')}.",
-            facts=shown(columns(rows)),
-            remedy="Make the plan from this model, after its dtype and layers are final.",
-            paths=tuple(path for path, _ in rows),
-        )
-    if homeless:
-        raise PlanError(
-            f"{homeless[0][0]}: the plan keeps its values, and it has none: its layer is not built.",
-            facts=shown(columns(homeless)),
-            remedy="Give it a rule, such as Keep(), or build the model first.",
-            paths=tuple(path for path, *_ in homeless),
-        )
+            homeless.append(entry)
+    require_fit(
+        rows,
+        homeless,
+        because=": its layer is not built",
+        remedy="Give it a rule, such as Keep(), or build the model first.",
+    )
 
 
 class Value:

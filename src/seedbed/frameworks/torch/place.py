@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from seedbed.errors import InputError, PlanError, UninitializedError, columns, count, shown
+from seedbed.errors import InputError, UninitializedError, shown
 from seedbed.fill import Draw, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
@@ -23,7 +23,7 @@ from seedbed.frameworks.torch.replay import tensor_on
 from seedbed.frameworks.torch.told import Program, device_of, loose_tensors
 from seedbed.frameworks.torch.twin import named_tensors
 from seedbed.materialize import Which, advise
-from seedbed.plan import Entry, Plan, key
+from seedbed.plan import Entry, Plan, key, require_fit
 from seedbed.region import Region
 
 
@@ -144,21 +144,13 @@ def fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
         if other != spec.path:
             rows.append((spec.path, f"tied to {other} in the model only"))
         if entry.kept and (is_lazy(tensor) or tensor.is_meta):
-            homeless.append((spec.path, f"{spec.dtype}{spec.shown_shape}", spec.origin or "start unknown"))
-    if rows:
-        raise PlanError(
-            f"The plan does not fit the model: {count(len(rows), 'difference')}.",
-            facts=shown(columns(rows)),
-            remedy="Make the plan from this model, after its dtype and layers are final.",
-            paths=tuple(path for path, _ in rows),
-        )
-    if homeless:
-        raise PlanError(
-            f"{homeless[0][0]}: the plan keeps its values, and it has none: it was built without memory.",
-            facts=shown(columns(homeless)),
-            remedy="Give it a rule, or build the model with memory, where its constructor computes it.",
-            paths=tuple(path for path, *_ in homeless),
-        )
+            homeless.append(entry)
+    require_fit(
+        rows,
+        homeless,
+        because=": it was built without memory",
+        remedy="Give it a rule, or build the model with memory, where its constructor computes it.",
+    )
 
 
 def _tied(a: torch.Tensor | None, b: torch.Tensor) -> bool:
