@@ -11,6 +11,7 @@ import jax
 
 from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError
 from seedbed.frameworks.flax import layers
+from seedbed.frameworks.flax.lazy import Lazy
 
 
 @dataclass(eq=False)
@@ -60,8 +61,14 @@ class Watch:
 
     def source(self, array: Any) -> str:
         """The same in words."""
-        names = [f"{p} ({type(self.layers[p]).__name__})" for p in dict.fromkeys(self.made(array)) if p]
+        names = [f"{p} ({_kind(self.layers[p])})" for p in dict.fromkeys(self.made(array)) if p]
         return ", through ".join(names) or "the model's input"
+
+
+def _kind(layer: Any) -> str:
+    """A layer's class; of a lazy one, that which it becomes."""
+    wanted = vars(layer).get("wanted") if isinstance(layer, Lazy) else None
+    return (wanted.cls if wanted is not None else type(layer)).__name__
 
 
 def _arrays(tree: Any) -> list[Any]:
