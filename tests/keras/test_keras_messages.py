@@ -112,6 +112,11 @@ def half_a_function(a):
     return a
 
 
+class MakesLayers(keras.Model):
+    def call(self, x):
+        return kl.Dense(3)(x)
+
+
 CASES = {
     "shape_is_a_list": lambda: sb.plan(mlp(), [2, 20]),
     "width_does_not_fit": lambda: sb.plan(half_built(128), (2, 20)),
@@ -131,6 +136,7 @@ CASES = {
     "slot_of_another_kind": lambda: slot(ki.HeNormal()),
     "device_of_keras": lambda: sb.initialize(mlp(), (2, 20), device="cpu"),
     "sharding_of_keras": lambda: sb.initialize(mlp(), (2, 20), sharding=object()),
+    "layer_made_in_call": lambda: sb.initialize(MakesLayers(name="maker"), (2, 4)),
     "lazy_of_keras": lambda: sb.lazy(keras.layers.Dense, sb.dim(-1)),
 }
 JAX = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from seedbed.errors import ModelError
 from seedbed.frameworks.keras import shapes, walk
 from seedbed.frameworks.keras.dryrun import DryRun, default_dtype, is_array, is_shape, sizes_of, standing_in
 from seedbed.frameworks.keras.rollback import undone
@@ -51,10 +52,22 @@ def _try(model: Any, inputs: Sequence[Any], keywords: Mapping[str, Any], sizes: 
         run = DryRun(model)
         given = [standing_in(v, model, sizes, f"input {i}") for i, v in enumerate(inputs)]
         run.run(given, {k: standing_in(v, model, sizes, f"input {k!r}") for k, v in keywords.items()})
+        _require_kept(model, run)
         specs = shapes.tell(model, known)
         for place in walk.held(model):
             specs[place.path] = replace(specs[place.path], reached=reached(place, run))
         return specs
+
+
+def _require_kept(model: Any, run: DryRun) -> None:
+    """Raise `ModelError` where the model's call makes a layer: Keras keeps no weights of it, and nothing can start them."""
+    own = {id(layer) for layer in walk.layers(model)}
+    for layer in run.called.values():
+        if id(layer) not in own and any(v._value is None for v in layer.weights):
+            raise ModelError(
+                f"{model.name}: its call makes a {type(layer).__name__}, whose weights Keras does not keep.",
+                remedy="Make the layer in __init__, and keep it in an attribute.",
+            )
 
 
 def reached(place: walk.Held, run: DryRun) -> bool:
