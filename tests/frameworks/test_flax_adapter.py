@@ -183,3 +183,38 @@ def test_flax_brings_no_other_framework():
         "print(sorted({'torch', 'keras', 'tensorflow', 'mxnet'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        return x + nn.Dense(8, bias_init=nn.initializers.normal(0.02))(nn.LayerNorm()(x)), None
+
+
+class Deep(nn.Module):
+    """Blocks in a loop, whose other result is the model's own input gone through them."""
+
+    checkpointed: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        block = nn.remat(Block) if self.checkpointed else Block
+        x, _ = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()(x, None)
+        return nn.remat(nn.Dense)(3)(x)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_parameters_made_in_a_loop_do_not_need_what_the_loop_computes(checkpointed):
+    net = Deep(checkpointed)
+    plan = sb.plan(net, (2, 8), seed=1)
+    assert not any(e.kept for e in plan)
+    loop = next(e.spec.path for e in plan if e.spec.path.endswith("LayerNorm_0.scale")).removesuffix(
+        "LayerNorm_0.scale"
+    )
+    assert plan[f"{loop}LayerNorm_0.scale"].start == i.Ones()
+    assert isinstance(plan["CheckpointDense_0.kernel"].start, i.TruncatedNormal)
+    made = house.arrays(plan.materialize(net))
+    assert not np.array_equal(made[f"{loop}Dense_0.kernel"][0], made[f"{loop}Dense_0.kernel"][1])
+    assert 0.01 < made[f"{loop}Dense_0.bias"].std() < 0.03
+    inside = house.arrays(jax.jit(lambda: plan.materialize(net))())
+    assert all(np.array_equal(inside[p], a) for p, a in made.items())
