@@ -379,6 +379,52 @@ def test_the_layer_of_a_cell_and_of_a_projection_is_found_by_rules():
     assert "MultiHeadAttention" in sb.trace(house.encoder_block()[0])["attention.query.kernel"].bases
 
 
+# What models bring along
+
+
+class Plain(keras.Model):
+    """Its call takes no `training`, which `fit` gives all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = kl.Dense(2)
+
+    def call(self, x):
+        return self.last(x)
+
+
+def test_a_wish_is_carried_out_by_the_first_fit():
+    net = sb.initialize(Plain(), recipe="he", seed=3)
+    net.compile(keras.optimizers.SGD(0.0), "mse")
+    net.fit(rows(4, 5), rows(4, 2), verbose=0)
+    assert sb.check(net, sb.plan(Plain(), (4, 5), recipe="he", seed=3))
+
+
+def test_what_a_normalization_learned_of_data_is_kept():
+    norm = kl.Normalization()
+    norm.adapt(np.array([[1.0, 2.0], [3.0, 6.0]], np.float32))
+    net = keras.Sequential([norm, kl.Dense(2)])
+    plan = sb.plan(net, (4, 2), seed=1)
+    assert plan["normalization.mean"].kept
+    plan.materialize(net)
+    assert values(net)["normalization.mean"].tolist() == [2, 4]
+    assert sb.plan(kl.Normalization(), (4, 2))["variance"].start == i.Ones()
+
+
+def test_layers_of_any_number_of_groups_are_told_before_an_input():
+    net = keras.Sequential([kl.GroupNormalization(5), kl.Conv1D(6, 3, groups=3), kl.Dense(2)])
+    assert {s.path: s.shown_shape for s in sb.trace(net)}["group_normalization.gamma"] == "(?,)"
+    sb.initialize(net, recipe="he", seed=1)(rows(2, 7, 15))
+    assert sb.check(net, sb.plan(keras.models.clone_model(net), (2, 7, 15), recipe="he", seed=1))
+
+
+def test_a_normalization_of_given_numbers_has_nothing_to_wait_for():
+    net = keras.Sequential([kl.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 1.0, 4.0]), kl.Dense(2)])
+    assert [s.path for s in sb.trace(net)] == ["dense.kernel", "dense.bias"]
+    sb.initialize(net, recipe="he", seed=1)(rows(2, 3))
+    assert sb.check(net, sb.plan(net, recipe="he", seed=1))
+
+
 # Importing
 
 

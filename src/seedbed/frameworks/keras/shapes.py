@@ -64,6 +64,9 @@ def _spec(place: walk.Held, known: Natives) -> ParamSpec:
     variable, layer = place.variable, place.layer
     shape = tuple(int(n) for n in variable._shape)
     native = known.get(id(variable)) if variable._initializer is None else variable._initializer
+    origin = f"{_origin(layer, place.name)} (keras {keras.__version__})" if native is not None else ""
+    if isinstance(layer, keras.layers.Normalization) and variable._value is not None:
+        native, origin = None, "Normalization.adapt"  # what it learned of data is no start to be made again
     use = layers.use(place, shape)
     kind, bases = type(layer), [c.__name__ for c in type(layer).__mro__[1:] if _named(c)]
     shown = kind.__name__
@@ -90,7 +93,7 @@ def _spec(place: walk.Held, known: Natives) -> ParamSpec:
         bases=tuple(dict.fromkeys(bases)),
         kind="parameter" if place.trained else "buffer",
         start=start,
-        origin=f"{_origin(layer, place.name)} (keras {keras.__version__})" if native is not None else "",
+        origin=origin,
         aliases=tuple(place.aliases),
         layout=layout,
         unit=unit,
@@ -161,7 +164,7 @@ def _probe_all(model: Any, size: int) -> list[Any]:
             tried.append(layer)
             continue
         parts = [child for _, child in walk.children(layer)]
-        if not parts and not made_of_parts(layer):
+        if not parts and not made_of_parts(layer) and not _without_variables(layer):
             failed.append((walk.path_of(model, layer), layer))
         stack += parts[::-1]
     if failed:
@@ -174,7 +177,15 @@ def made_of_parts(layer: Any) -> bool:
     return isinstance(layer, (keras.Sequential, Functional)) or is_default(layer.build)
 
 
+def _without_variables(layer: Any) -> bool:
+    """Whether a layer will have no variables, though only an input of its own size builds it."""
+    return isinstance(layer, keras.layers.Normalization) and layer.input_mean is not None
+
+
 def _probe(layer: Any, size: int) -> bool:
+    groups = getattr(layer, "groups", 1)
+    if isinstance(groups, int) and groups > 1 and size % groups:
+        size *= groups
     spec = layer.input_spec if not isinstance(layer.input_spec, (list, tuple)) else None
     ranks = [n for n in (getattr(spec, "ndim", None), getattr(spec, "min_ndim", None)) if n and n > 2]
     wanted = [p for p in inspect.signature(layer.build).parameters.values() if p.default is p.empty]
