@@ -243,6 +243,7 @@ def test_linen_layers_side_by_side_have_the_roles_of_one(axis):
     (kernel,) = (e for e in plan if e.spec.leaf != "bias" and e.spec.role == "weight")
     assert kernel.spec.axes == axes
     assert kernel.spec.fan("in") == 6
+    assert sb.trace(Ensemble(axis))[kernel.spec.path].axes == axes
     made = next(a for p, a in house.arrays(plan.materialize(Ensemble(axis))).items() if p == kernel.spec.path)
     assert made.std() == pytest.approx((2 / 6) ** 0.5, rel=0.05)
 

@@ -118,7 +118,7 @@ def _dry_run(model: nn.Module, given: Given, streams: tuple[str, ...]) -> Sequen
             layer=watch.layers.get(path), owner=watch.layers.get(owner) if path else None, part=part
         )
         one = watch.shapes.get((path, leaf.place.name))
-        if one is not None and None not in leaf.shape:
+        if one is not None:
             leaf.place = leaf.place._replace(stacked=layers.stacked(one, leaf.place.shape))
         leaf.result = number
         read_start(leaf, program)
