@@ -13,7 +13,7 @@ from tests.frameworks.houses import keras as house
 
 import seedbed as sb
 from seedbed import initializers as i
-from seedbed.errors import ModelError, ShapeError
+from seedbed.errors import InputError, ModelError, ShapeError
 from seedbed.fill import fill
 from seedbed.frameworks import framework_of
 from seedbed.frameworks.keras import walk
@@ -422,6 +422,32 @@ def test_a_normalization_of_given_numbers_has_nothing_to_wait_for():
     net = keras.Sequential([kl.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 1.0, 4.0]), kl.Dense(2)])
     assert [s.path for s in sb.trace(net)] == ["dense.kernel", "dense.bias"]
     sb.initialize(net, recipe="he", seed=1)(rows(2, 3))
+    assert sb.check(net, sb.plan(net, recipe="he", seed=1))
+
+
+class Remembering(kl.Layer):
+    """Its weight has no size to settle, but its `build` notes the size of the input."""
+
+    def build(self, input_shape):
+        self.root = input_shape[-1] ** -0.5
+        self.gain = self.add_weight(shape=(), initializer="ones", name="gain")
+
+    def call(self, x):
+        return x * self.root * self.gain
+
+
+def test_a_wish_builds_no_layer_on_a_shape_that_is_made_up():
+    net = sb.initialize(keras.Sequential([Remembering(), kl.Dense(2)]), seed=1)
+    net(rows(3, 4))
+    assert net.layers[0].root == 0.5
+    with pytest.raises(InputError, match="before an input"):
+        sb.initialize(keras.Sequential([Remembering()]))
+
+
+def test_a_prelu_of_shared_axes_waits_for_the_axis_that_is_not():
+    net = keras.Sequential([kl.PReLU(shared_axes=[1, 2]), kl.Dense(2)])
+    assert [s.shown_shape for s in sb.trace(net)][0] == "(1, 1, ?)"
+    sb.initialize(net, recipe="he", seed=1)(rows(2, 3, 3, 5))
     assert sb.check(net, sb.plan(net, recipe="he", seed=1))
 
 
