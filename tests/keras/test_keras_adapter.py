@@ -446,7 +446,7 @@ def test_a_wish_builds_no_layer_on_a_shape_that_is_made_up():
 
 def test_a_prelu_of_shared_axes_waits_for_the_axis_that_is_not():
     net = keras.Sequential([kl.PReLU(shared_axes=[1, 2]), kl.Dense(2)])
-    assert [s.shown_shape for s in sb.trace(net)][0] == "(1, 1, ?)"
+    assert next(s.shown_shape for s in sb.trace(net)) == "(1, 1, ?)"
     sb.initialize(net, recipe="he", seed=1)(rows(2, 3, 3, 5))
     assert sb.check(net, sb.plan(net, recipe="he", seed=1))
 
