@@ -183,3 +183,91 @@ def test_flax_brings_no_other_framework():
         "print(sorted({'torch', 'keras', 'tensorflow', 'mxnet'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        return x + nn.Dense(8, bias_init=nn.initializers.normal(0.02))(nn.LayerNorm()(x)), None
+
+
+class Deep(nn.Module):
+    """Blocks in a loop, whose other result is the model's own input gone through them."""
+
+    checkpointed: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        block = nn.remat(Block) if self.checkpointed else Block
+        x, _ = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()(x, None)
+        return nn.remat(nn.Dense)(3)(x)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_parameters_made_in_a_loop_do_not_need_what_the_loop_computes(checkpointed):
+    net = Deep(checkpointed)
+    plan = sb.plan(net, (2, 8), seed=1)
+    assert not any(e.kept for e in plan)
+    loop = next(e.spec.path for e in plan if e.spec.path.endswith("LayerNorm_0.scale")).removesuffix(
+        "LayerNorm_0.scale"
+    )
+    assert plan[f"{loop}LayerNorm_0.scale"].start == i.Ones()
+    assert isinstance(plan["CheckpointDense_0.kernel"].start, i.TruncatedNormal)
+    made = house.arrays(plan.materialize(net))
+    assert not np.array_equal(made[f"{loop}Dense_0.kernel"][0], made[f"{loop}Dense_0.kernel"][1])
+    assert 0.01 < made[f"{loop}Dense_0.bias"].std() < 0.03
+    inside = house.arrays(jax.jit(lambda: plan.materialize(net))())
+    assert all(np.array_equal(inside[p], a) for p, a in made.items())
+
+
+class Ensemble(nn.Module):
+    axis: int
+
+    @nn.compact
+    def __call__(self, x):
+        members = nn.vmap(
+            nn.Dense,
+            in_axes=None,
+            out_axes=0,
+            axis_size=4,
+            variable_axes={"params": self.axis},
+            split_rngs={"params": True},
+        )
+        return members(300)(x)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_linen_layers_side_by_side_have_the_roles_of_one(axis):
+    plan = sb.plan(Ensemble(axis), (2, 6), recipe="he")
+    axes = ("stack", "in", "out") if axis == 0 else ("in", "out", "stack")
+    (kernel,) = (e for e in plan if e.spec.leaf != "bias" and e.spec.role == "weight")
+    assert kernel.spec.axes == axes
+    assert kernel.spec.fan("in") == 6
+    assert sb.trace(Ensemble(axis))[kernel.spec.path].axes == axes
+    made = next(a for p, a in house.arrays(plan.materialize(Ensemble(axis))).items() if p == kernel.spec.path)
+    assert made.std() == pytest.approx((2 / 6) ** 0.5, rel=0.05)
+
+
+def members(keys):
+    split = nnx.split_rngs(splits=4) if keys == "split" else lambda f: f
+    axes = 0 if keys == "split" else None
+    return split(nnx.vmap(lambda rngs: nnx.Linear(5, 300, rngs=rngs), in_axes=axes, out_axes=0, axis_size=4))(
+        nnx.Rngs(0)
+    )
+
+
+def test_nnx_layers_side_by_side_start_as_one_does():
+    net = members("split")
+    plan = sb.plan(net, seed=2)
+    assert plan["kernel"].start == sb.plan(nnx.Linear(5, 300, rngs=nnx.Rngs(0)))["kernel"].start
+    assert sb.trace(net)["kernel"].axes == ("stack", "in", "out")
+    assert sb.plan(net, recipe="he")["kernel"].start.std == pytest.approx((2 / 5) ** 0.5)
+    abstract = nnx.eval_shape(lambda: members("split"))
+    one, other = (np.asarray(sb.initialize(m, seed=2).kernel[...]) for m in (net, abstract))
+    assert np.array_equal(one, other)
+    assert not np.array_equal(one[0], one[1])
+
+
+def test_nnx_layers_of_one_key_keep_their_equal_values():
+    plan = sb.plan(members("same"))
+    assert plan["kernel"].kept

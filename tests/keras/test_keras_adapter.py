@@ -13,7 +13,7 @@ from tests.frameworks.houses import keras as house
 
 import seedbed as sb
 from seedbed import initializers as i
-from seedbed.errors import ModelError, ShapeError
+from seedbed.errors import InputError, ModelError, ShapeError
 from seedbed.fill import fill
 from seedbed.frameworks import framework_of
 from seedbed.frameworks.keras import walk
@@ -377,6 +377,78 @@ def test_the_layer_of_a_cell_and_of_a_projection_is_found_by_rules():
     assert {(s.layer, s.leaf) for s in specs} == {("LSTM", "weight_ih"), ("LSTM", "weight_hh"), ("LSTM", "bias_ih")}
     assert "LSTMCell" in specs["rnn.cell.kernel"].bases
     assert "MultiHeadAttention" in sb.trace(house.encoder_block()[0])["attention.query.kernel"].bases
+
+
+# What models bring along
+
+
+class Plain(keras.Model):
+    """Its call takes no `training`, which `fit` gives all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = kl.Dense(2)
+
+    def call(self, x):
+        return self.last(x)
+
+
+def test_a_wish_is_carried_out_by_the_first_fit():
+    net = sb.initialize(Plain(), recipe="he", seed=3)
+    net.compile(keras.optimizers.SGD(0.0), "mse")
+    net.fit(rows(4, 5), rows(4, 2), verbose=0)
+    assert sb.check(net, sb.plan(Plain(), (4, 5), recipe="he", seed=3))
+
+
+def test_what_a_normalization_learned_of_data_is_kept():
+    norm = kl.Normalization()
+    norm.adapt(np.array([[1.0, 2.0], [3.0, 6.0]], np.float32))
+    net = keras.Sequential([norm, kl.Dense(2)])
+    plan = sb.plan(net, (4, 2), seed=1)
+    assert plan["normalization.mean"].kept
+    plan.materialize(net)
+    assert values(net)["normalization.mean"].tolist() == [2, 4]
+    assert sb.plan(kl.Normalization(), (4, 2))["variance"].start == i.Ones()
+
+
+def test_layers_of_any_number_of_groups_are_told_before_an_input():
+    net = keras.Sequential([kl.GroupNormalization(5), kl.Conv1D(6, 3, groups=3), kl.Dense(2)])
+    assert {s.path: s.shown_shape for s in sb.trace(net)}["group_normalization.gamma"] == "(?,)"
+    sb.initialize(net, recipe="he", seed=1)(rows(2, 7, 15))
+    assert sb.check(net, sb.plan(keras.models.clone_model(net), (2, 7, 15), recipe="he", seed=1))
+
+
+def test_a_normalization_of_given_numbers_has_nothing_to_wait_for():
+    net = keras.Sequential([kl.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 1.0, 4.0]), kl.Dense(2)])
+    assert [s.path for s in sb.trace(net)] == ["dense.kernel", "dense.bias"]
+    sb.initialize(net, recipe="he", seed=1)(rows(2, 3))
+    assert sb.check(net, sb.plan(net, recipe="he", seed=1))
+
+
+class Remembering(kl.Layer):
+    """Its weight has no size to settle, but its `build` notes the size of the input."""
+
+    def build(self, input_shape):
+        self.root = input_shape[-1] ** -0.5
+        self.gain = self.add_weight(shape=(), initializer="ones", name="gain")
+
+    def call(self, x):
+        return x * self.root * self.gain
+
+
+def test_a_wish_builds_no_layer_on_a_shape_that_is_made_up():
+    net = sb.initialize(keras.Sequential([Remembering(), kl.Dense(2)]), seed=1)
+    net(rows(3, 4))
+    assert net.layers[0].root == 0.5
+    with pytest.raises(InputError, match="before an input"):
+        sb.initialize(keras.Sequential([Remembering()]))
+
+
+def test_a_prelu_of_shared_axes_waits_for_the_axis_that_is_not():
+    net = keras.Sequential([kl.PReLU(shared_axes=[1, 2]), kl.Dense(2)])
+    assert next(s.shown_shape for s in sb.trace(net)) == "(1, 1, ?)"
+    sb.initialize(net, recipe="he", seed=1)(rows(2, 3, 3, 5))
+    assert sb.check(net, sb.plan(net, recipe="he", seed=1))
 
 
 # Importing

@@ -99,6 +99,7 @@ class Told(NamedTuple):
     dtype: str
     start: Initializer | None
     origin: str
+    stacked: tuple[int, ...] = ()
 
 
 def again(layer: Any) -> Mapping[str, Told] | None:
@@ -125,10 +126,25 @@ def again(layer: Any) -> Mapping[str, Told] | None:
     except TypeError:  # arguments that cannot be kept in a cache
         told = _told.__wrapped__(cls, tuple(arguments))
     there = {path: held.variable.get_value() for path, (held, _) in graph.firsts(layer).items()}
-    same = told is not None and {p: (t.shape, t.dtype) for p, t in told.items()} == {
-        p: (tuple(v.shape), str(v.dtype)) for p, v in there.items()
-    }
-    return told if same else None
+    if told is None or {p: t.dtype for p, t in told.items()} != {p: str(v.dtype) for p, v in there.items()}:
+        return None
+    found = {path: _beside(one, there[path]) for path, one in told.items()}
+    same = all(len(t.shape) + len(t.stacked) == len(there[p].shape) for p, t in found.items())
+    return found if same and all(t.stacked or t.shape == tuple(there[p].shape) for p, t in found.items()) else None
+
+
+def _beside(one: Told, value: Any) -> Told:
+    """What is told of an array of several layers, as `vmap` makes them, from what is told of one."""
+    stack = layers.stacked(one.shape, value.shape) if len(value.shape) > len(one.shape) else ()
+    if not stack:
+        return one
+    alike = isinstance(one.start, (Zeros, Ones, Constant))
+    drawn = isinstance(one.start, (Normal, TruncatedNormal, Uniform))
+    if drawn and isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer) and value.size:
+        drawn = not all(
+            bool((value == value.take(np.array([0]), axis)).all()) for axis in stack if value.shape[axis] > 1
+        )
+    return one._replace(start=one.start if alike or drawn else None, stacked=stack)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -141,12 +157,12 @@ def _told(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Mapping[str, Told
     return {leaf.path: Told(tuple(leaf.place.shape), leaf.dtype, leaf.start, leaf.origin) for leaf in built.leaves}
 
 
-def starts(model: Any) -> dict[int, tuple[Initializer | None, str]]:
+def starts(model: Any) -> dict[int, tuple[Initializer | None, str, tuple[int, ...]]]:
     """How the variables of flax's own layers start, by the variable's identity.
 
     The layer's defaults are taken, unless the values that are there say that it was given others.
     """
-    found: dict[int, tuple[Initializer | None, str]] = {}
+    found: dict[int, tuple[Initializer | None, str, tuple[int, ...]]] = {}
     done: list[str] = []
     for path, layer in graph.modules(model):
         if any(path.startswith(f"{above}." if above else "") for above in done):
@@ -156,13 +172,13 @@ def starts(model: Any) -> dict[int, tuple[Initializer | None, str]]:
             continue
         done.append(path)
         for name, (held, _) in graph.firsts(layer).items():
-            start, origin = told[name].start, told[name].origin
+            start, origin, stack = told[name].start, told[name].origin, told[name].stacked
             value = held.variable.get_value()
             real = isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, jax.core.Tracer)
             if real and start is not None and contradicts(start, value):
-                found[id(held.variable)] = (None, f"not of {origin}, its default")
+                found[id(held.variable)] = (None, f"not of {origin}, its default", stack)
             else:
-                found[id(held.variable)] = (start, f"{origin}, its default")
+                found[id(held.variable)] = (start, f"{origin}, its default", stack)
     return found
 
 

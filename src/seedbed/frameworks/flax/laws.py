@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from seedbed.fill import storage_dtype
 from seedbed.initializers import Constant, Initializer, Normal, Ones, Recorded, TruncatedNormal, Uniform, Zeros
@@ -35,6 +36,8 @@ class Matrix(NamedTuple):
 Found = Union[float, Initializer, Matrix, None]
 """What a variable of a program holds: one constant, random values, or what is not known."""
 
+CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2")
+"""What calls another program as it is."""
 NOTHING_DONE = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy", "convert_element_type"})
 ARITHMETIC: dict[str, Callable[..., float]] = {
     "mul": lambda a, b: a * b,
@@ -93,6 +96,9 @@ class Program:
             eqns=eqns[::-1],
             debug_info=jaxpr.debug_info._replace(arg_names=None, result_paths=None),
         )
+        # Of a loop or a checkpoint whose other results need the model's input, only this one's part stays.
+        part, needs = partial_eval.dce_jaxpr(part, [True], instantiate=False)
+        used = tuple(n for n, need in zip(used, needs, strict=True) if need)
         return core.ClosedJaxpr(part, self.closed.consts), used
 
     def recorded(self, out: Any) -> Initializer | None:
@@ -118,7 +124,7 @@ class Program:
 
 def computed(part: Any, words: Sequence[Any], dtype: str) -> Any:
     """The one result of a program whose arguments are keys, made of seedbed's words, as NumPy memory."""
-    with jax.default_device(jax.devices("cpu")[0]):
+    with jax.ensure_compile_time_eval(), jax.default_device(jax.devices("cpu")[0]):
         keys = [key_of(w, v.aval) for w, v in zip(words, part.jaxpr.invars, strict=True)]
         (made,) = jax.jit(core.jaxpr_as_fun(part))(*keys)
     values = np.asarray(made)
@@ -165,14 +171,18 @@ class _Reader:
         if var in self.jaxpr.constvars:
             return _number(self.consts[self.jaxpr.constvars.index(var)], var.aval)
         eqn = self.makers.get(var)
-        return None if eqn is None or len(eqn.outvars) != 1 else self._made(eqn)
+        if eqn is None:
+            return None
+        if eqn.primitive.name in CALLS:
+            return self._called(eqn, eqn.outvars.index(var))
+        if eqn.primitive.name == "scan":
+            return self._looped(eqn, eqn.outvars.index(var))
+        return None if len(eqn.outvars) != 1 else self._made(eqn)
 
     def _made(self, eqn: Any) -> Found:
         name = eqn.primitive.name
         if name in NOTHING_DONE or name in ("transpose", "rev"):
             return self._moved(eqn)
-        if name in ("jit", "pjit"):
-            return self._called(eqn)
         if name == "integer_pow":
             base = self.read(eqn.invars[0])
             return base ** eqn.params["y"] if isinstance(base, float) else None
@@ -195,16 +205,30 @@ class _Reader:
             return None
         return found
 
-    def _called(self, eqn: Any) -> Found:
-        inner, name = eqn.params["jaxpr"], eqn.params["name"]
+    def _called(self, eqn: Any, which: int) -> Found:
+        """A result of a program that this one calls."""
+        inner, name = eqn.params["jaxpr"], eqn.params.get("name", "")
         drawn = DRAWS.get(name)
-        if drawn and _is_reference(name, eqn, inner):
+        if drawn and len(eqn.outvars) == 1 and _is_reference(name, eqn, inner):
             out = eqn.outvars[0].aval
             return drawn([self.read(v) for v in eqn.invars[1:]], out.shape) if _floating(out) else None
-        outside = dict(zip(inner.jaxpr.invars, eqn.invars, strict=True))
+        jaxpr = getattr(inner, "jaxpr", inner)
+        outside = dict(zip(jaxpr.invars, eqn.invars, strict=True))
+        return self._reader(inner, outside).read(jaxpr.outvars[which])
+
+    def _looped(self, eqn: Any, which: int) -> Found:
+        """What a loop puts side by side: a constant is the same each time, and random values are run as they are."""
+        inner, number = eqn.params["jaxpr"], eqn.params["num_consts"]
+        if which < eqn.params["num_carry"]:
+            return None
+        outside = dict(zip(inner.jaxpr.invars[:number], eqn.invars, strict=False))
+        found = self._reader(inner, outside).read(inner.jaxpr.outvars[which])
+        return found if isinstance(found, float) else None
+
+    def _reader(self, inner: Any, outside: dict[Any, Any]) -> _Reader:
+        jaxpr = getattr(inner, "jaxpr", inner)
         given: dict[Any, Callable[[], Found]] = {v: functools.partial(self.read, outer) for v, outer in outside.items()}
-        makers = {out: e for e in inner.jaxpr.eqns for out in e.outvars}
-        return _Reader(inner.jaxpr, inner.consts, makers, given).read(inner.jaxpr.outvars[0])
+        return _Reader(jaxpr, getattr(inner, "consts", ()), {out: e for e in jaxpr.eqns for out in e.outvars}, given)
 
 
 def _floating(aval: Any) -> bool:

@@ -7,6 +7,7 @@ but do not compute the same.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class Place(NamedTuple):
         shape: Its shape.
         owner: The module that holds the layer, if any.
         part: The layer's name in its owner.
+        stacked: Axes along which several layers lie side by side, as `vmap` and `scan` make them.
     """
 
     layer: Any
@@ -53,6 +55,7 @@ class Place(NamedTuple):
     shape: Sequence[Any]
     owner: Any = None
     part: str = ""
+    stacked: tuple[int, ...] = ()
 
 
 DENSE: Order = ((1,), (0,))
@@ -77,11 +80,39 @@ def of_kind(layer: Any, *names: str) -> bool:
 
 def use(place: Place) -> Use:
     """What a parameter is used for; axes of a layer that is not known stay without roles."""
+    if place.stacked:
+        inner = tuple(n for axis, n in enumerate(place.shape) if axis not in place.stacked)
+        return _side_by_side(use(place._replace(shape=inner, stacked=())), place.stacked, len(place.shape))
     found = _in_owner(place) or _in_layer(place)
     if found is None:
         return _by_name(place.name, len(place.shape))
     fits = not found.axes or len(found.axes) == len(place.shape)
     return found if fits else _by_name(place.name, len(place.shape))
+
+
+def stacked(inner: Sequence[Any], whole: Sequence[Any]) -> tuple[int, ...]:
+    """The axes that a stack of arrays has more than one of them; empty where shapes alone do not tell which."""
+    left_out = itertools.combinations(range(len(whole)), max(len(whole) - len(inner), 0))
+    fits = [axes for axes in left_out if tuple(n for a, n in enumerate(whole) if a not in axes) == tuple(inner)]
+    return fits[0] if len(fits) == 1 else ()
+
+
+def _side_by_side(found: Use, stack: tuple[int, ...], rank: int) -> Use:
+    """The use of an array of several layers, from that of one of them."""
+    own = [axis for axis in range(rank) if axis not in stack]
+    if len(found.axes) != len(own):
+        return found._replace(axes=(), packed=(), order=(), blocks=(), of=1)
+    roles, parts = dict(zip(own, found.axes, strict=True)), dict(zip(own, found.packed, strict=False))
+    order = found.order or tuple((axis,) for axis in range(len(own)))
+    return found._replace(
+        axes=tuple(roles.get(axis, "stack") for axis in range(rank)),
+        packed=tuple(parts.get(axis, 1) for axis in range(rank)) if found.packed else (),
+        order=(*((axis,) for axis in stack), *(tuple(own[axis] for axis in group) for group in order)),
+        blocks=(),
+        of=1,
+        unit=0,
+        leaf="",
+    )
 
 
 def _in_layer(place: Place) -> Use | None:

@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax.core import meta
 
 from seedbed.errors import InputError, SeedbedError
+from seedbed.frameworks.flax import layers
 from seedbed.frameworks.flax.describe import Leaf, read_start, settle, spec_of
 from seedbed.frameworks.flax.inputs import Given, bind, required
 from seedbed.frameworks.flax.laws import Program
@@ -116,6 +117,9 @@ def _dry_run(model: nn.Module, given: Given, streams: tuple[str, ...]) -> Sequen
         leaf.place = leaf.place._replace(
             layer=watch.layers.get(path), owner=watch.layers.get(owner) if path else None, part=part
         )
+        one = watch.shapes.get((path, leaf.place.name))
+        if one is not None:
+            leaf.place = leaf.place._replace(stacked=layers.stacked(one, leaf.place.shape))
         leaf.result = number
         read_start(leaf, program)
     return sorted(leaves, key=_made_when(watch))
@@ -141,7 +145,11 @@ def _watching(watch: Watch) -> Any:
             return function(*args, **kwargs)
         watch.enter(path, module, (*args, *kwargs.values()))
         output = function(*args, **kwargs)
-        watch.leave(output, sized=bool(module.variables.get("params")))
+        held = module.variables.get("params") or {}
+        watch.shapes.update(
+            {(path, name): meta.unbox(a).shape for name, a in held.items() if hasattr(meta.unbox(a), "shape")}
+        )
+        watch.leave(output, sized=bool(held))
         return output
 
     return intercept

@@ -73,12 +73,12 @@ def _leaves(model: Any, sizes: Mapping[int, tuple[Any, ...]]) -> list[Leaf]:
                 remedy="Give each array a variable of its own.",
                 path=held.path,
             )
-        start, origin = known.get(id(held.variable), (None, ""))
+        start, origin, stack = known.get(id(held.variable), (None, "", ()))
         found.append(
             Leaf(
                 held.path,
                 held.path.rpartition(".")[0],
-                layers.Place(held.layer, held.name, value.shape, held.owner, held.part),
+                layers.Place(held.layer, held.name, value.shape, held.owner, held.part, stack),
                 str(value.dtype),
                 "parameter" if isinstance(held.variable, nnx.Param) else "buffer",
                 start=start,

@@ -32,12 +32,14 @@ class Watch:
         makers: Who made an array: the paths of the last layer with parameters, and of the last layer.
         layers: Every layer that was called, by path.
         last: The layer that was left last.
+        shapes: Of each layer's own parameters while it was called: inside `vmap` and `scan`, those of one.
     """
 
     calls: list[Call] = field(default_factory=list)
     makers: dict[int, tuple[Any, tuple[str, str]]] = field(default_factory=dict)
     layers: dict[str, Any] = field(default_factory=dict)
     last: tuple[str, str] = ("", "")
+    shapes: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
 
     def enter(self, path: str, layer: Any, inputs: tuple[Any, ...]) -> None:
         """A layer is called."""

@@ -90,6 +90,9 @@ def placing(plan: Plan, model: Any, which: Which) -> Iterator[Room]:
         try:
             _build(plan, model, which)
             there = {p.path: p for p in walk.held(model)}
+            if which == "all" and not plan.settled:
+                for spec in (e.spec for e in plan if e.spec.lazy and e.spec.known and e.spec.path not in there):
+                    raise shapes.cannot_be_told(spec.path.rpartition(".")[0], spec.layer)
             fit_to(plan, there, partly=which == "known")
             fresh = {path for path, p in there.items() if p.variable._value is None}
             todo = [e for e in plan if e.spec.path in there and (which != "waiting" or e.spec.path in fresh)]

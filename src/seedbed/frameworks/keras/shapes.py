@@ -64,6 +64,9 @@ def _spec(place: walk.Held, known: Natives) -> ParamSpec:
     variable, layer = place.variable, place.layer
     shape = tuple(int(n) for n in variable._shape)
     native = known.get(id(variable)) if variable._initializer is None else variable._initializer
+    origin = f"{_origin(layer, place.name)} (keras {keras.__version__})" if native is not None else ""
+    if isinstance(layer, keras.layers.Normalization) and variable._value is not None:
+        native, origin = None, "Normalization.adapt"  # what it learned of data is no start to be made again
     use = layers.use(place, shape)
     kind, bases = type(layer), [c.__name__ for c in type(layer).__mro__[1:] if _named(c)]
     shown = kind.__name__
@@ -90,7 +93,7 @@ def _spec(place: walk.Held, known: Natives) -> ParamSpec:
         bases=tuple(dict.fromkeys(bases)),
         kind="parameter" if place.trained else "buffer",
         start=start,
-        origin=f"{_origin(layer, place.name)} (keras {keras.__version__})" if native is not None else "",
+        origin=origin,
         aliases=tuple(place.aliases),
         layout=layout,
         unit=unit,
@@ -134,9 +137,9 @@ def before_input(model: Any, known: Natives) -> tuple[dict[str, ParamSpec], list
         uneven = [p for p in first.keys() & specs_there.keys() if len(first[p].shape) != len(specs_there[p].shape)]
         for path in [*(first.keys() ^ specs_there.keys()), *uneven]:
             spec = first.get(path) or specs_there[path]
-            raise _cannot_be_told(path.rpartition(".")[0], spec.layer)
+            raise cannot_be_told(path.rpartition(".")[0], spec.layer)
     specs = {p: _open(s, [there[p] for there, _, _ in others]) if p in waits else s for p, s in first.items()}
-    free = [layer for layer, inside in members if inside and all(specs[p].known for p in inside)]
+    free = [o for o, inside in members if _needs_no_input(o) and inside and all(specs[p].known for p in inside)]
     return specs, free
 
 
@@ -161,11 +164,11 @@ def _probe_all(model: Any, size: int) -> list[Any]:
             tried.append(layer)
             continue
         parts = [child for _, child in walk.children(layer)]
-        if not parts and not made_of_parts(layer):
+        if not parts and not made_of_parts(layer) and not _without_variables(layer):
             failed.append((walk.path_of(model, layer), layer))
         stack += parts[::-1]
     if failed:
-        raise _cannot_be_told(failed[0][0], type(failed[0][1]).__name__)
+        raise cannot_be_told(failed[0][0], type(failed[0][1]).__name__)
     return tried
 
 
@@ -174,9 +177,24 @@ def made_of_parts(layer: Any) -> bool:
     return isinstance(layer, (keras.Sequential, Functional)) or is_default(layer.build)
 
 
+def _needs_no_input(layer: Any) -> bool:
+    """Whether a layer builds without a shape: what another's `build` notes of one would be made up."""
+    return all(p.default is not p.empty for p in inspect.signature(layer.build).parameters.values())
+
+
+def _without_variables(layer: Any) -> bool:
+    """Whether a layer will have no variables, though only an input of its own size builds it."""
+    return isinstance(layer, keras.layers.Normalization) and layer.input_mean is not None
+
+
 def _probe(layer: Any, size: int) -> bool:
+    groups = getattr(layer, "groups", 1)
+    if isinstance(groups, int) and groups > 1 and size % groups:
+        size *= groups
     spec = layer.input_spec if not isinstance(layer.input_spec, (list, tuple)) else None
     ranks = [n for n in (getattr(spec, "ndim", None), getattr(spec, "min_ndim", None)) if n and n > 2]
+    if isinstance(layer, keras.layers.PReLU) and layer.shared_axes:
+        ranks.append(max(layer.shared_axes) + 2)  # the last axis, which is not shared, is one more
     wanted = [p for p in inspect.signature(layer.build).parameters.values() if p.default is p.empty]
     for inputs in (1, 2, 3):  # one shape, or a list of several
         for rank in dict.fromkeys([*ranks, *RANKS]):
@@ -192,7 +210,8 @@ def _probe(layer: Any, size: int) -> bool:
     return False
 
 
-def _cannot_be_told(path: str, layer: str) -> InputError:
+def cannot_be_told(path: str, layer: str) -> InputError:
+    """The error of a layer that only an input builds."""
     return InputError(
         f"{path or 'the model'}: what parameters {layer} will have cannot be told before an input.",
         remedy="Give the shape of an input, such as\n    seedbed.plan(model, (batch, features), ...)",

@@ -46,7 +46,8 @@ class Wish:
 
         def maybe_build(call_spec: Any) -> None:
             with BUILDING:
-                given = dict(call_spec.user_arguments_dict)
+                asked = call_spec.user_arguments_dict  # with those of `fit` that the model's call does not take
+                given = {k: v for k, v in asked.items() if k in call_spec.arguments_dict}
                 first = next(iter(given), None)
                 self._carry_out([given.pop(first)] if first is not None else [], given)
                 maybe(call_spec)
