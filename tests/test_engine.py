@@ -4,6 +4,8 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,25 @@ def test_counters_past_32_bits_are_their_own(monkeypatch):
     assert len({p.tobytes() for p in pieces}) == 4
     monkeypatch.setenv("SEEDBED_ENGINE", "numpy")
     assert all((fill(entry, Region((n * step,), (n * step + 9,))) == p).all() for n, p in enumerate(pieces))
+
+
+def test_threads_that_begin_together_are_given_one_table(monkeypatch):
+    plain, barrier, found = engine.threefry.table, threading.Barrier(8), []
+
+    def slow():
+        time.sleep(0.05)
+        return plain()
+
+    def first():
+        barrier.wait()
+        found.append(engine._table_address())
+
+    monkeypatch.setattr(engine.threefry, "table", slow)
+    engine._made_table.cache_clear()
+    engine._table_address.cache_clear()
+    threads = [threading.Thread(target=first) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {engine._address(engine._table())}, "an address of memory that is freed"

@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 import struct
+import threading
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ try:
 except ImportError:  # no compiler when it was installed: NumPy gives the same bits, slower
     _engine = None
 
+_MAKING = threading.Lock()
 TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 CONSTANT, UNIFORM, NORMAL, TRUNCATED, WORDS = range(5)
 ALWAYS = 2**63
@@ -143,9 +145,17 @@ def _suits(out: NDArray[Any], dtype: str) -> bool:
     return bool(out.flags.aligned and out.flags.writeable and out.dtype == held and out.size)
 
 
-@functools.cache
 def _table() -> NDArray[np.float32]:
-    """A and an eighth of B of each row side by side, as the C file reads them; the eighths are exact."""
+    """A and an eighth of B of each row side by side, as the C file reads them; the eighths are exact.
+
+    It is one array for good: C keeps its address, so threads that begin together must not each make one.
+    """
+    with _MAKING:
+        return _made_table()
+
+
+@functools.cache
+def _made_table() -> NDArray[np.float32]:
     a, b = threefry.table()
     return np.ascontiguousarray(np.stack([a, b / np.float32(8)], axis=1))
 
