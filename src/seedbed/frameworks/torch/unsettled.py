@@ -15,7 +15,7 @@ import threading
 import types
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -89,12 +89,10 @@ class Wanted:
         """
         names: list[str] = []
         named: Mapping[str, Any] = kwargs
-        try:
+        with suppress(TypeError, ValueError):  # the call itself will tell what is wrong
             signature = inspect.signature(layer.forward)
             named = signature.bind(*args, **kwargs).arguments
             names = list(signature.parameters)
-        except (TypeError, ValueError):  # the call itself will tell what is wrong
-            pass
         given = list(args) + [named[name] for name in names[len(args) :] if name in named]
         shapes = [_shape(value) for value in given]
         found = {}
