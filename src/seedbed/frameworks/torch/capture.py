@@ -7,7 +7,6 @@ for real, unless it was drawn at random.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -343,29 +342,13 @@ def active() -> Recording | None:
 
 
 @contextmanager
-def _set_aside() -> Iterator[None]:
-    """Keep the garbage collector from walking all that was there before: recording makes many objects, and none goes."""
-    if gc.get_freeze_count():  # somebody else's, who would lose it
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
 def deferred() -> Iterator[None]:
     """Build models without memory; inside another, it is part of that one."""
     if active() is not None:
         yield
         return
-    with _set_aside():
-        yield from _recorded(Recording())
+    recording = Recording()
 
-
-def _recorded(recording: Recording) -> Iterator[None]:
     def seen(module: nn.Module, name: str, value: Any) -> None:
         if active() is recording:
             recording.modules[id(module)] = module
