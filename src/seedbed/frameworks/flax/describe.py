@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import flax
-import jax
 
 from seedbed.errors import ModelError
 from seedbed.frameworks.flax import layers
@@ -178,8 +177,3 @@ def _first_that_fits(
             first = first or error
     assert first is not None
     raise first
-
-
-def is_traced(tree: Any) -> bool:
-    """Whether any array in a tree is being traced: inside `jit`, `vmap`, `grad`."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree_util.tree_leaves(tree))

@@ -108,14 +108,9 @@ def placing(plan: Plan, model: Any, which: Which) -> Iterator[Room]:
             _finish(model, [there[path].variable for path in fresh], undo)
         except BaseException:
             if any(p.variable._value is None for p in walk.held(model)) or not in_stateless_scope():
-                undo_fresh(model, undo)
+                undo()
             raise
         undo.recall_random()
-
-
-def undo_fresh(model: Any, undo: Undo) -> None:
-    """Take back what was built."""
-    undo()
 
 
 def _eagerly() -> Any:
