@@ -95,15 +95,15 @@ class Lazy(nnx.Module):
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         """Settle the layer, and call it."""
         settling = SETTLING.get()
-        wanted = self.wanted
         if settling is not None:
+            wanted = self.wanted
             if id(wanted) not in settling.made:
                 settling.sizes[id(wanted)] = wanted.sizes(inputs, keywords)
                 settling.made[id(wanted)] = wanted.make(settling.sizes[id(wanted)], jax.random.key(0))
             return settling.made[id(wanted)](*inputs, **keywords)
         with STARTING:
-            if isinstance(self, Lazy):
-                self._settle(wanted, inputs, keywords)
+            if isinstance(self, Lazy):  # another thread may have settled it meanwhile, and what was wanted is gone
+                self._settle(self.wanted, inputs, keywords)
         return self(*inputs, **keywords)
 
     def _settle(self, wanted: Wanted, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> None:
