@@ -169,12 +169,18 @@ def test_nnx_transposed_and_packed_layers_are_laid_out_as_pytorchs():
 def test_threads_that_make_the_first_call_start_a_layer_once():
     from concurrent.futures import ThreadPoolExecutor
 
-    net = sb.initialize(other.mlp()[0], recipe="he", seed=3)
-    x = jnp.ones((2, 20))
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: np.asarray(net(x)), range(8)))
-    assert all(np.array_equal(answers[0], a) for a in answers)
-    assert sb.check(net, sb.plan(other.mlp()[0], (2, 20), recipe="he", seed=3))
+    x, planned = jnp.ones((2, 20)), sb.plan(other.mlp()[0], (2, 20), recipe="he", seed=3)
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads meet a layer at every stage of its start
+    try:
+        for _ in range(8):
+            net = sb.initialize(other.mlp()[0], recipe="he", seed=3)
+            with ThreadPoolExecutor(8) as pool:
+                answers = list(pool.map(lambda _, net=net: np.asarray(net(x)), range(8)))
+            assert all(np.array_equal(answers[0], a) for a in answers)
+            assert sb.check(net, planned)
+    finally:
+        sys.setswitchinterval(often)
 
 
 def test_flax_brings_no_other_framework():

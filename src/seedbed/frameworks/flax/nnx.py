@@ -241,14 +241,19 @@ def placing(plan: Plan, model: Any, filling: Filling, which: Which, *, traced: b
 
     def result() -> Any:
         with STARTING:
+            variables = {path: held.variable for path, (held, _) in graph.firsts(model).items()}
+            built = {}
             for path, layer in lazies.items():
                 if which != "known" and path in settled:
                     wanted, sizes = layer.wanted, settled[path]
                     key = next(iter(wanted.keys.values()), None)
-                    become(layer, build.build(functools.partial(wanted.make, sizes), key).module)
-            variables = {path: held.variable for path, (held, _) in graph.firsts(model).items()}
+                    built[path] = build.build(functools.partial(wanted.make, sizes), key).module
+                    inside = graph.firsts(built[path]).items()
+                    variables |= {f"{path}.{p}" if path else p: held.variable for p, (held, _) in inside}
             for entry in entries:
                 variables[entry.spec.path].set_value(filling.arrays[entry.spec.path]())
+            for path, module in built.items():  # with its values: other threads may call it from here on
+                become(lazies[path], module)
         return model
 
     yield Room(filling.jobs, result)
