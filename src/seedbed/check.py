@@ -149,8 +149,8 @@ def _compare(entry: Entry, path: str, held: Holder, progress: Progress | None) -
     if entry.kept:
         return Finding(path=path, verdict="kept")
     differing, largest, first = 0, 0.0, None
-    for region in pieces(entry, BLOCK):
-        planned, there = fill(entry, region), np.asarray(held.array[region.slices], order="C")
+    for region, here in pieces(entry, BLOCK, getattr(held, "shard", None)):
+        planned, there = fill(entry, region), np.asarray(held.array[here.slices], order="C")
         unequal = _bits(planned) != _bits(there.astype(planned.dtype, copy=False))
         if unequal.any():
             places = np.argwhere(unequal)

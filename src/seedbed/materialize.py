@@ -7,7 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from seedbed.errors import InputError
 from seedbed.plan import Entry
@@ -16,8 +16,9 @@ if TYPE_CHECKING:  # NumPy is imported with the first number, not with the packa
     from concurrent.futures import Future
 
     from seedbed.region import Region
+    from seedbed.shard import Shard
 
-    Piece = tuple[Entry, "Destination", Region]
+    Piece = tuple["Job", Region, Region]
 
 BLOCK = 1 << 20
 """Elements of a large parameter handed to a thread at a time."""
@@ -44,8 +45,22 @@ class Destination(Protocol):
         """Called once for each block, filled, in order, on the calling thread."""
 
 
+class Job(NamedTuple):
+    """Values to make, and where they go.
+
+    Attributes:
+        entry: What decides them.
+        destination: Where they go; its regions are counted in its own memory.
+        shard: What that memory holds of the whole; None for all of it.
+    """
+
+    entry: Entry
+    destination: Destination
+    shard: Shard | None = None
+
+
 def run(
-    jobs: Iterable[tuple[Entry, Destination]],
+    jobs: Iterable[Job],
     *,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -56,7 +71,7 @@ def run(
     When it is interrupted, blocks not yet begun are dropped and the exception goes on.
 
     Args:
-        jobs: Entries, and where they go.
+        jobs: What to make, and where it goes.
         threads: How many; the machine's processors by default.
         progress: Told after each block.
     """
@@ -70,21 +85,21 @@ def run(
     waiting: deque[tuple[list[Piece], Future[list[Any]]]] = deque()
 
     def filled(share: list[Piece], places: list[Any]) -> list[Any]:
-        return [fill(entry, region, place) for (entry, _, region), place in zip(share, places, strict=True)]
+        return [fill(job.entry, there, place) for (job, there, _), place in zip(share, places, strict=True)]
 
     def finish() -> None:
         share, future = waiting.popleft()
-        for (entry, destination, region), values in zip(share, future.result(), strict=True):
-            destination.done(region, values)
+        for (job, _, here), values in zip(share, future.result(), strict=True):
+            job.destination.done(here, values)
             if progress:
-                progress(entry.spec.path, values.nbytes)
+                progress(job.entry.spec.path, values.nbytes)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
             for share in _shares(jobs):
                 if len(waiting) >= 2 * threads:
                     finish()
-                places = [destination.block(region) for _, destination, region in share]
+                places = [job.destination.block(here) for job, _, here in share]
                 waiting.append((share, pool.submit(filled, share, places)))
             while waiting:
                 finish()
@@ -93,19 +108,19 @@ def run(
             raise
 
 
-def _shares(jobs: Iterable[tuple[Entry, Destination]]) -> Iterator[list[Piece]]:
+def _shares(jobs: Iterable[Job]) -> Iterator[list[Piece]]:
     """Blocks in order: a large one alone, small ones together."""
     from seedbed.fill import pieces
 
     share: list[Piece] = []
     room = SHARE
-    for entry, destination in jobs:
-        for region in pieces(entry, BLOCK):
-            count = math.prod(region.shape)
+    for job in jobs:
+        for there, here in pieces(job.entry, BLOCK, job.shard):
+            count = math.prod(here.shape)
             if share and count > room:
                 yield share
                 share, room = [], SHARE
-            share.append((entry, destination, region))
+            share.append((job, there, here))
             room -= count
     if share:
         yield share

@@ -34,6 +34,7 @@ from seedbed.initializers import (
 )
 from seedbed.plan import Entry, Key, key
 from seedbed.region import Region, blocks, laid
+from seedbed.shard import Shard
 from seedbed.spec import Layout, ParamSpec
 
 CHUNK = 1 << 16
@@ -42,10 +43,10 @@ CHUNK = 1 << 16
 Array = NDArray[Any]
 
 
-def pieces(entry: Entry, most: int) -> Iterator[Region]:
-    """`blocks` of an entry; one alone where its initializer needs the whole array."""
-    shape = entry.spec.sizes
-    return blocks(shape, math.prod(shape) if entry.start is not None and _whole(entry.start) else most)
+def pieces(entry: Entry, most: int, shard: Shard | None = None) -> Iterator[tuple[Region, Region]]:
+    """An entry in blocks: where each lies in the whole, and in a shard's memory; boxes where its start needs the whole."""
+    shard = Shard.whole(entry.spec.sizes) if shard is None else shard
+    return shard.boxes() if entry.start is not None and _whole(entry.start) else shard.blocks(most)
 
 
 def _whole(start: Initializer) -> bool:

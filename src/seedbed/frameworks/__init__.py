@@ -16,8 +16,8 @@ from typing import Any, Protocol, cast
 from seedbed.check import Holder
 from seedbed.errors import ModelError
 from seedbed.initializers import Initializer, Native
-from seedbed.materialize import Destination, Which
-from seedbed.plan import Entry, Plan
+from seedbed.materialize import Job, Which
+from seedbed.plan import Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
 
@@ -30,11 +30,11 @@ class Room:
     """Where a plan's values go.
 
     Args:
-        jobs: Entries, and the memory each is to fill.
+        jobs: What to make, and the memory it is to fill.
         result: What `materialize` returns, asked for once everything is filled and placed.
     """
 
-    jobs: Iterable[tuple[Entry, Destination]]
+    jobs: Iterable[Job]
     result: Callable[[], Any]
 
 

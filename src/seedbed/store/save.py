@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seedbed.errors import OutputError, PlanError, shown
 from seedbed.fill import storage_dtype
-from seedbed.materialize import Destination, Progress, run
+from seedbed.materialize import Destination, Job, Progress, run
 from seedbed.plan import Entry, Plan
 from seedbed.region import Region
 from seedbed.spec import ITEMSIZE
@@ -256,7 +256,7 @@ def _write(
         for entry in entries:
             where = _InFile(file, entry, places[entry.spec.path])
             if not entry.kept:
-                jobs.append((entry, where))
+                jobs.append(Job(entry, where))
             elif kept is not None and entry.spec.count:
                 where.done(Region.whole(entry.spec.sizes), kept(entry))
         run(jobs, threads=threads, progress=progress)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seedbed.errors import InputError, nearest
 from seedbed.fill import fill, storage_dtype
 from seedbed.frameworks.flax import numbers
-from seedbed.materialize import advise
+from seedbed.materialize import Job, advise
 from seedbed.plan import Entry
 from seedbed.region import Region, blocks
 
@@ -61,13 +61,13 @@ class Filling:
     """A plan's values, being made.
 
     Attributes:
-        jobs: What the driver fills: an entry, and its memory.
+        jobs: What the driver fills.
         arrays: What gives each path's array once they are filled.
     """
 
     device: Any
     sharding: Any
-    jobs: list[tuple[Entry, Memory]] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
     arrays: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
     def add(self, entry: Entry, *, traced: bool = False) -> None:
@@ -83,7 +83,7 @@ class Filling:
             self.arrays[spec.path] = lambda: alone(entry, self.device)
         else:
             memory = Memory(spec.sizes, spec.dtype)
-            self.jobs.append((entry, memory))
+            self.jobs.append(Job(entry, memory))
             self.arrays[spec.path] = lambda: memory.array(self.device)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seedbed.fill import fill, storage_dtype
 from seedbed.frameworks.gluon.blocks import native_dtype, plain
-from seedbed.materialize import BLOCK, advise, run
+from seedbed.materialize import BLOCK, Job, advise, run
 from seedbed.plan import Entry
 from seedbed.region import Region
 
@@ -105,7 +105,7 @@ class Memory:
 def start(entry: Entry, memory: Memory) -> None:
     """Fill one parameter: a small one here, a large one on several threads."""
     if entry.spec.count > BLOCK:
-        run([(entry, memory)])
+        run([Job(entry, memory)])
     elif entry.spec.count:
         whole = Region.whole(entry.spec.sizes)
         memory.done(whole, fill(entry, whole, memory.block(whole)))

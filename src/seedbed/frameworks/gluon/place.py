@@ -13,14 +13,12 @@ from seedbed.errors import InputError, UninitializedError, count
 from seedbed.frameworks.gluon.blocks import owners, parameters, plain, shape_of
 from seedbed.frameworks.gluon.memory import Memory, Values, allocate, values_of
 from seedbed.frameworks.gluon.wish import STARTING, forget, unstarted
-from seedbed.materialize import Which
+from seedbed.materialize import Job, Which
 from seedbed.plan import Entry, Plan, require_fit
 
 
 @contextmanager
-def placing(
-    plan: Plan, model: Block, contexts: Sequence[mx.Context] | None, which: Which
-) -> Iterator[Iterator[tuple[Entry, Memory]]]:
+def placing(plan: Plan, model: Block, contexts: Sequence[mx.Context] | None, which: Which) -> Iterator[Iterator[Job]]:
     """Make room for every parameter of a plan, and say where it is; inside, they are filled.
 
     What has memory keeps it. What has none gets it where it was asked to be, on the contexts of Gluon's own
@@ -40,7 +38,7 @@ def placing(
 
 def _jobs(
     entries: Sequence[Entry], held: Mapping[str, Parameter], contexts: Sequence[mx.Context] | None
-) -> Iterator[tuple[Entry, Memory]]:
+) -> Iterator[Job]:
     """One parameter after another: memory is made when its turn comes."""
     for entry in entries:
         parameter = held[entry.spec.path]
@@ -49,7 +47,7 @@ def _jobs(
             allocate(parameter, entry.spec.sizes, contexts)
         else:
             _tell_trainer(parameter)
-        yield entry, Memory(parameter.list_data(), entry.spec.dtype, new=new)
+        yield Job(entry, Memory(parameter.list_data(), entry.spec.dtype, new=new))
 
 
 def _tell_trainer(parameter: Parameter) -> None:

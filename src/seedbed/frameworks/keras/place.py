@@ -19,7 +19,7 @@ from seedbed.frameworks.keras import settle, shapes, walk
 from seedbed.frameworks.keras.arrays import aligned, array_of, hand_over, tensor_of, torch_memory, torch_view
 from seedbed.frameworks.keras.dryrun import DryRun, standing_in
 from seedbed.frameworks.keras.rollback import BUILDING, Undo, undone
-from seedbed.materialize import Which
+from seedbed.materialize import Job, Which
 from seedbed.plan import Entry, Plan, require_fit
 from seedbed.region import Region
 
@@ -104,7 +104,7 @@ def placing(plan: Plan, model: Any, which: Which) -> Iterator[Room]:
                 for entry in todo:
                     there[entry.spec.path].variable._initializer = Later(entry)
                 todo = []
-            yield Room([(e, Memory(there[e.spec.path].variable, e.spec.dtype)) for e in todo], lambda: model)
+            yield Room([Job(e, Memory(there[e.spec.path].variable, e.spec.dtype)) for e in todo], lambda: model)
             _finish(model, [there[path].variable for path in fresh], undo)
         except BaseException:
             if any(p.variable._value is None for p in walk.held(model)) or not in_stateless_scope():

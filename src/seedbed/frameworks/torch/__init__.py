@@ -18,6 +18,8 @@ from seedbed.frameworks.torch import told as notes
 from seedbed.frameworks.torch.laws import disjoint
 from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.record import Geometry, flips_of, span_of
+from seedbed.frameworks.torch.shards import fully_sharded, is_sharded, reshard
+from seedbed.frameworks.torch.wrappers import inner, named_modules, named_tensors
 from seedbed.initializers import Initializer, Native
 from seedbed.materialize import Which
 from seedbed.plan import Plan
@@ -39,18 +41,19 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
+    model = inner(model)
     _not_compiled(model)
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
     noted = notes.told(settled.twin if settled else model)
     if settled:
         copied, told = settled.twin, settled.told
-    elif all(path in noted for path, _ in twin.named_tensors(model)):  # nothing is left to find out
-        copied, told = model, {p: (tuple(t.shape), settle.UNTOLD) for p, t in twin.named_tensors(model)}
+    elif all(path in noted for path, _ in named_tensors(model)):  # nothing is left to find out
+        copied, told = model, {p: (tuple(t.shape), settle.UNTOLD) for p, t in named_tensors(model)}
     else:
         copied = twin.make_twin(model)
         told = settle.tell(copied)
     params = []
-    modules, became = dict(model.named_modules()), dict(copied.named_modules())
+    modules, became = dict(named_modules(model)), dict(named_modules(copied))
     for path, (aliases, views) in _owners(model).items():
         prefix, _, leaf = path.rpartition(".")
         module = modules[prefix]
@@ -100,7 +103,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
 
 
 def _not_compiled(model: nn.Module) -> None:
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{path or 'The model'}: is compiled by torch.jit, which keeps its parameters out of reach.",
@@ -120,7 +123,7 @@ def _owners(model: nn.Module) -> dict[str, tuple[list[str], list[str]]]:
     """The first path of each piece of memory, with its other paths, and those of views inside it."""
     tensors: dict[int, torch.Tensor] = {}
     paths: dict[int, list[str]] = {}
-    for path, tensor in twin.named_tensors(model):
+    for path, tensor in named_tensors(model):
         if tensor.layout is not torch.strided:
             raise ModelError(
                 f"{path}: is a sparse tensor, and seedbed starts dense ones.",
@@ -131,7 +134,7 @@ def _owners(model: nn.Module) -> dict[str, tuple[list[str], list[str]]]:
         paths.setdefault(id(tensor), []).append(path)
     storages: dict[int, list[int]] = {}
     for i, tensor in tensors.items():
-        if not is_lazy(tensor) and tensor.numel():
+        if not is_lazy(tensor) and tensor.numel() and not is_sharded(tensor):
             storages.setdefault(tensor.untyped_storage()._cdata, []).append(i)
     inside: dict[int, int] = {}
     for members in storages.values():
@@ -171,7 +174,7 @@ def translate(native: Native, spec: ParamSpec) -> Initializer:
 
 def fit(plan: Plan, model: nn.Module) -> None:
     """Raise `PlanError` unless the plan is for this model."""
-    place.fit(plan, dict(twin.named_tensors(model)))
+    place.fit(plan, dict(named_tensors(inner(model))))
 
 
 @contextmanager
@@ -182,7 +185,7 @@ def placing(plan: Plan, model: nn.Module, device: Any, sharding: Any, which: Whi
             "sharding: PyTorch's parameters carry their own placements, and this model is PyTorch's.",
             remedy="Lay the model out first, with fully_shard or parallelize_module, and leave `sharding` out.",
         )
-    with place.placing(plan, model, _device(device), which) as jobs:
+    with place.placing(plan, inner(model), _device(device), which) as jobs:
         yield Room(jobs, lambda: model)
 
 
@@ -190,7 +193,7 @@ def keep(
     model: nn.Module, specs: Specs, recipe: Recipe | None, seed: int, streams: Mapping[str, str] | None, device: Any
 ) -> nn.Module:
     """Keep the wish until the model's first call."""
-    waiting.keep(model, specs, waiting.Wish(recipe, seed, streams, _device(device)))
+    waiting.keep(inner(model), specs, waiting.Wish(recipe, seed, streams, _device(device)))
     return model
 
 
@@ -203,7 +206,10 @@ def _device(device: Any) -> torch.device | None:
 
 def values(model: Any) -> dict[str, place.Held]:
     """The arrays of a model or state dict, by every path."""
-    return place.values(twin.named_tensors(model) if isinstance(model, nn.Module) else model)
+    if isinstance(model, nn.Module):
+        reshard(fully_sharded(model))
+        return place.values(named_tensors(inner(model)))
+    return place.values(model)
 
 
 def apply(model: nn.Module, function: Any) -> None:

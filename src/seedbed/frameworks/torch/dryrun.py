@@ -12,7 +12,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seedbed.frameworks.torch.twin import META, named_tensors
+from seedbed.frameworks.torch.twin import META
+from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
 
 
 class Maker(NamedTuple):
@@ -45,7 +46,7 @@ class DryRun(TorchDispatchMode):
         super().__init__()
         self.lazy = any(isinstance(m, LazyModuleMixin) for m in self.twin.modules())
         self.names = {id(t): path for path, t in named_tensors(self.twin)}
-        for path, module in self.twin.named_modules():
+        for path, module in named_modules(self.twin):
             module.register_forward_pre_hook(self._enter(path), prepend=True, with_kwargs=True)
             module.register_forward_pre_hook(self._judge, with_kwargs=True)
             module.register_forward_hook(self._leave)
@@ -94,7 +95,8 @@ class DryRun(TorchDispatchMode):
     def source(self, tensor: torch.Tensor) -> str:
         """The same in words."""
         sized, last = self.maker(tensor)
-        names = [f"{p} ({type(self.twin.get_submodule(p)).__name__})" for p in dict.fromkeys((sized, last)) if p]
+        modules = dict(named_modules(self.twin))
+        names = [f"{p} ({type(modules[p]).__name__})" for p in dict.fromkeys((sized, last)) if p]
         return ", through ".join(names) or "the model's input"
 
 

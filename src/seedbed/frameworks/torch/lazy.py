@@ -18,8 +18,9 @@ from torch.nn.modules import lazy as torch_lazy
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from seedbed.errors import ShapeError, UninitializedError
-from seedbed.frameworks.torch.twin import OPEN, named_tensors
+from seedbed.frameworks.torch.twin import OPEN
 from seedbed.frameworks.torch.unsettled import Open, Unsettled, before_input, settle
+from seedbed.frameworks.torch.wrappers import author_class, named_modules, named_tensors
 from seedbed.plan import Plan
 from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
@@ -63,7 +64,7 @@ def becomes(module: nn.Module) -> type[nn.Module]:
     """The class a lazy layer turns into; any other layer's own."""
     if isinstance(module, (torch_lazy.LazyModuleMixin, Unsettled)) and module.cls_to_become is not None:
         return module.cls_to_become
-    return type(module)
+    return author_class(module)
 
 
 class UnstartedParameter(UninitializedParameter):
@@ -124,10 +125,10 @@ def unstarted(path: str) -> UninitializedError:
 
 def name_parameters(model: nn.Module) -> None:
     """Let lazy parameters say their path when they are read too early, and open layers in their errors."""
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         if OPEN in vars(module):
             vars(module)[OPEN].path = path
-    for path, parameter in model.named_parameters():
+    for path, parameter in named_tensors(model):
         if type(parameter) is UninitializedParameter:
             parameter.__class__ = UnstartedParameter
             parameter._seedbed_path = path
@@ -145,7 +146,7 @@ def settle_layers(model: nn.Module, plan: Plan, *, but: tuple[str, ...]) -> list
     """
     attributes: Mapping[str, Any] = {s.path: dict(s.attributes) for s in plan.settled}
     found = []
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         if path not in attributes or path.startswith(but) or not isinstance(module, torch_lazy.LazyModuleMixin):
             continue
         found.append(module)
@@ -168,7 +169,7 @@ def wished_for_alone(model: nn.Module) -> tuple[str, ...]:
     """Beginnings of the paths below parts of a model that keep a wish of their own, asked for after the model's."""
     return tuple(
         f"{path}."
-        for path, module in model.named_modules()
+        for path, module in named_modules(model)
         if path and any(isinstance(h, Wish) and h.whole is None for h in module._forward_pre_hooks.values())
     )
 
@@ -214,7 +215,7 @@ def keep(model: nn.Module, specs: Specs, wish: Wish) -> None:
     with STARTING:
         forget(model.modules())
         _hook(model, wish)
-        for path, module in model.named_modules():
+        for path, module in named_modules(model):
             if path and waits(module):
                 names = [name for name, _ in named_tensors(module)]
                 own = {n: specs[f"{path}.{n}"] for n in names if f"{path}.{n}" in specs.paths}

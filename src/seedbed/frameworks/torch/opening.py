@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from seedbed.errors import CaptureError, ModelError
 from seedbed.frameworks.torch import origins
-from seedbed.frameworks.torch.twin import META, OPEN, named_tensors, undisturbed
+from seedbed.frameworks.torch.twin import META, OPEN, undisturbed
 from seedbed.frameworks.torch.unsettled import (
     Open,
     Part,
@@ -27,6 +27,7 @@ from seedbed.frameworks.torch.unsettled import (
     same_paths,
     without_memory,
 )
+from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
 from seedbed.spec import Shape
 
 TRIED = (288, 480, 3360)
@@ -49,7 +50,7 @@ def opened(cls: type[nn.Module], arguments: Sequence[Any], keywords: Mapping[str
         )
     wanted = Wanted(cls, tuple(arguments), dict(keywords))
     tried, devices = _tries(wanted)
-    places = [dict(m.named_modules(remove_duplicate=False)) for m in tried]
+    places = [dict(named_modules(m, remove_duplicate=False)) for m in tried]
     tensors = [dict(named_tensors(m)) for m in tried]
     for other in tensors[1:]:
         same_paths(wanted, tensors[0], other)

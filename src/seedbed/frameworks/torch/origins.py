@@ -20,6 +20,8 @@ from seedbed.frameworks.torch.chains import Steps, steps_of
 from seedbed.frameworks.torch.laws import Law, Token, disjoint, seen_through
 from seedbed.frameworks.torch.record import Event, Geometry, Record, events_of, flips_of
 from seedbed.frameworks.torch.replay import described
+from seedbed.frameworks.torch.shards import is_sharded
+from seedbed.frameworks.torch.wrappers import name_inside
 from seedbed.initializers import Chain, Initializer, Keep, Recorded
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ def settled_now(model: nn.Module) -> None:
 def since(noted: Note, origin: Origin, tensor: torch.Tensor) -> str:
     """What was done to a tensor after the `deferred()` it was built in, where nothing is recorded."""
     record = origin.record
-    if not noted.fresh or record.cell is None or not tensor.is_meta or tensor.is_inference():
+    if not noted.fresh or record.cell is None or not tensor.is_meta or tensor.is_inference() or is_sharded(tensor):
         return ""
     built, version = tensor.__dict__.get(NOTE, (0, 0))
     if built == id(tensor):
@@ -168,7 +170,12 @@ def _places(root: nn.Module) -> list[tuple[str, nn.Module]]:
         path, module = todo.pop()
         found.append((path, module))
         before = f"{path}." if path else ""
-        todo += [(before + name, m) for name, m in reversed(module._modules.items()) if m is not None]
+        held = name_inside(module)
+        todo += [
+            (path if name == held else before + name, m)
+            for name, m in reversed(module._modules.items())
+            if m is not None
+        ]
     return found
 
 

@@ -20,19 +20,21 @@ from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.origins import settled_now
 from seedbed.frameworks.torch.record import Geometry, flipped, flips_of, span_of
 from seedbed.frameworks.torch.replay import tensor_on
+from seedbed.frameworks.torch.shards import fully_sharded, is_sharded, know_memory, local, reshard, room_for, shards_of
 from seedbed.frameworks.torch.told import Program, device_of, loose_tensors
-from seedbed.frameworks.torch.twin import named_tensors
-from seedbed.materialize import Which, advise
+from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
+from seedbed.materialize import Job, Which, advise
 from seedbed.plan import Entry, Plan, key, require_fit
 from seedbed.region import Region
+from seedbed.shard import Shard
 
 
 class Memory:
-    """The memory of one tensor: its own where NumPy can reach it, copied to otherwise."""
+    """The memory of one tensor, or of what this process owns of it: its own where NumPy can reach it, copied to otherwise."""
 
     def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
-        self.tensor, self.dtype = tensor.detach(), dtype
-        direct = tensor.device.type == "cpu" and not any(flips_of(tensor))
+        self.tensor, self.dtype = local(tensor), dtype
+        direct = self.tensor.device.type == "cpu" and not any(flips_of(self.tensor))
         self.direct = view_of(self.tensor, dtype) if direct else None
 
     def block(self, region: Region) -> NDArray[Any]:
@@ -72,23 +74,25 @@ def view_of(tensor: torch.Tensor, dtype: str) -> NDArray[Any]:
 
 
 @contextmanager
-def placing(
-    plan: Plan, model: nn.Module, device: torch.device | None, which: Which
-) -> Iterator[list[tuple[Entry, Memory]]]:
+def placing(plan: Plan, model: nn.Module, device: torch.device | None, which: Which) -> Iterator[list[Job]]:
     """Make room for every parameter and buffer of a plan, and say where it is; inside, they are filled.
 
     Lazy layers are settled, parameters on the meta device get memory; all stay the same objects, ties
     and views included. `known` leaves lazy layers as they are; `waiting` fills those alone, so that what
     was loaded or written since the wish was kept stays. Threads that call a model whose start was waiting
-    for that call wait until the end.
+    for that call wait until the end. Of what several processes hold together, each makes its own shard.
 
     Raises:
         PlanError: The plan is for another model; every difference is listed.
+        ModelError: A shard cannot be started.
         InputError: A constructor asked for a device that is not here.
     """
     with STARTING, torch.inference_mode(mode=False):  # memory made in inference mode could not be trained
+        sharding = fully_sharded(model)
+        reshard(sharding)
         tensors = dict(named_tensors(model))
         fit(plan, tensors)
+        shards = shards_of(tensors)
         homes = {} if device else _homes(plan, model, tensors)
         waiting = {path for path, t in tensors.items() if is_lazy(t)}
         settled = []
@@ -102,7 +106,13 @@ def placing(
             if tensor.grad_fn is not None and tensor._base is None:
                 tensor.detach_()
         with _without_weak_references(model):
-            for room in _rooms(empty, tensors):
+            for entry in empty:
+                if entry.spec.path in shards:
+                    tensor = tensors[entry.spec.path]
+                    become(tensor, room_for(tensor, device))
+            if shards:
+                know_memory(sharding)
+            for room in _rooms([e for e in empty if e.spec.path not in shards], tensors):
                 beyond = list(_allocate(room, tensors, loose, device or homes[room[0].spec.path]))
                 for tensor, program in beyond:
                     tensor.detach().copy_(program.tensor(functools.partial(draw, plan.seed), scratch=True))
@@ -114,10 +124,10 @@ def placing(
                     )
         for tensor in {tensors[p] for p in waiting.union(e.spec.path for e in empty)}:
             if tensor.device.type == "cpu" and not is_lazy(tensor):
-                storage = tensor.untyped_storage()
+                storage = local(tensor).untyped_storage()
                 advise(storage.data_ptr(), storage.nbytes())
         ready = [e for e in ready if not e.kept and (which != "waiting" or e.spec.path in waiting)]
-        yield [(e, Memory(tensors[e.spec.path], e.spec.dtype)) for e in ready]
+        yield [Job(e, Memory(tensors[e.spec.path], e.spec.dtype), shards.get(e.spec.path)) for e in ready]
         if which != "known":
             forget(model.modules() if which == "all" else [model, *settled])
         settled_now(model)
@@ -157,7 +167,9 @@ def _tied(a: torch.Tensor | None, b: torch.Tensor) -> bool:
     """Whether two tensors are one, or views of one memory; a missing one is told elsewhere."""
     if a is None or a is b:
         return True
-    return not is_lazy(a) and not is_lazy(b) and a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    if is_lazy(a) or is_lazy(b) or is_sharded(a) or is_sharded(b):
+        return False
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 @contextmanager
@@ -179,9 +191,11 @@ def _homes(plan: Plan, model: nn.Module, tensors: Mapping[str, torch.Tensor]) ->
     Raises:
         InputError: One of them is not here.
     """
-    homes = {
-        path: torch.device(device_of(model, path)) for path in (e.spec.path for e in plan) if tensors[path].is_meta
-    }
+    modules, homes = dict(named_modules(model)), {}
+    for path in (e.spec.path for e in plan):
+        if tensors[path].is_meta and not is_sharded(tensors[path]):
+            prefix, _, leaf = path.rpartition(".")
+            homes[path] = torch.device(device_of(modules[prefix], leaf))
     for device in set(homes.values()):
         try:
             torch.empty(0, device=device)
@@ -237,7 +251,7 @@ def draw(seed: int, stream: str, number: int, shape: tuple[int, ...]) -> Draw:
 
 def become(tensor: torch.Tensor, real: torch.Tensor) -> None:
     """Give a tensor memory; it stays the same object, with its class and attributes."""
-    if type(tensor) is not torch.Tensor:
+    if type(tensor) is not torch.Tensor and not is_sharded(tensor):
         made = torch.Tensor._make_subclass(type(tensor), real, tensor.requires_grad)
         made.__dict__.update(tensor.__dict__)
         real = made
@@ -245,11 +259,12 @@ def become(tensor: torch.Tensor, real: torch.Tensor) -> None:
 
 
 class Held(NamedTuple):
-    """A tensor's values on the CPU, with the name of its dtype."""
+    """A tensor's values on the CPU, with the name of its dtype; of a sharded one, those that this process owns."""
 
     dtype: str
     shape: tuple[int, ...]
     array: NDArray[Any]
+    shard: Shard | None = None
 
 
 def values(tensors: Mapping[str, torch.Tensor] | Iterator[tuple[str, torch.Tensor]]) -> dict[str, Held]:
@@ -268,9 +283,9 @@ def values(tensors: Mapping[str, torch.Tensor] | Iterator[tuple[str, torch.Tenso
                 remedy="Start the model first:\n    seedbed.initialize(model, ...)",
                 path=path,
             )
-    found = {}
+    found, shards = {}, shards_of(tensors)
     for path, tensor in tensors.items():
         dtype = plain(tensor.dtype)
-        there = tensor.detach().cpu().resolve_conj().resolve_neg()
-        found[path] = Held(dtype, tuple(tensor.shape), view_of(there, dtype))
+        there = local(tensor).cpu().resolve_conj().resolve_neg()
+        found[path] = Held(dtype, tuple(tensor.shape), view_of(there, dtype), shards.get(path))
     return found

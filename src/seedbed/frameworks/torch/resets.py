@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seedbed.errors import RecipeError
 from seedbed.frameworks.torch import diverted
+from seedbed.frameworks.torch.wrappers import name_inside, named_tensors
 from seedbed.initializers import (
     Constant,
     Initializer,
@@ -71,7 +72,7 @@ class Recorder(TorchDispatchMode):
     def hide_replaced(self, module: nn.Module, prefix: str) -> None:
         """Forget what was recorded of a layer's tensors that another was put in the place of."""
         below = f"{prefix}." if prefix else ""
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        for name, tensor in named_tensors(module):
             path = below + name
             if path in self.tensors and (self.tensors[path] is not tensor or self.path_of(tensor) != path):
                 self.records[path] = Record(None, "another tensor put in its place")
@@ -148,9 +149,8 @@ def starts(model: nn.Module) -> dict[str, tuple[Record, str]]:
     Returns:
         Path to a record and its origin, such as `Linear.reset_parameters`. What no reset writes is absent.
     """
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    tensors = {path: t for path, t in named.items() if not nn.parameter.is_lazy(t)}
-    first = {id(t): path for path, t in tensors.items()}
+    first = {id(t): path for path, t in reversed([*named_tensors(model)])}
+    tensors = {path: t for path, t in named_tensors(model) if first[id(t)] == path and not nn.parameter.is_lazy(t)}
     result: dict[str, tuple[Record, str]] = {}
     recorder = Recorder(tensors)
     for prefix, module in _children_first(model):
@@ -195,9 +195,10 @@ def _children_first(module: nn.Module, prefix: str = "", seen: set[int] | None =
         return []
     seen.add(id(module))
     found = []
+    held = name_inside(module)
     for name, child in module.named_children():
-        found += _children_first(child, f"{prefix}.{name}" if prefix else name, seen)
-    return [*found, (prefix, module)]
+        found += _children_first(child, prefix if name == held else f"{prefix}.{name}" if prefix else name, seen)
+    return [*found, (prefix, module)] if not held else found
 
 
 def _lazy(module: nn.Module) -> bool:

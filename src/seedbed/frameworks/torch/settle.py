@@ -13,7 +13,8 @@ from seedbed.frameworks.torch.dryrun import DryRun
 from seedbed.frameworks.torch.resets import Record, starts
 from seedbed.frameworks.torch.shapes import dry_run, is_shape
 from seedbed.frameworks.torch.told import told as notes_of
-from seedbed.frameworks.torch.twin import named_tensors, what_settled
+from seedbed.frameworks.torch.twin import what_settled
+from seedbed.frameworks.torch.wrappers import named_tensors
 from seedbed.frameworks.varying import Axis, try_sizes, varying
 from seedbed.spec import Settled, Shape
 

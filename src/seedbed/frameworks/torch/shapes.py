@@ -18,6 +18,7 @@ from seedbed.errors import InputError, ModelError, SeedbedError, nearest
 from seedbed.frameworks.torch.dryrun import DryRun
 from seedbed.frameworks.torch.mismatch import explain, judge
 from seedbed.frameworks.torch.twin import META, make_twin, undisturbed
+from seedbed.frameworks.torch.wrappers import named_modules
 from seedbed.spec import Input
 
 
@@ -55,7 +56,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
 @contextmanager
 def _guarded(model: nn.Module) -> Iterator[None]:
     """Raise before a layer of the model itself is called: a function among its attributes reached past the twin."""
-    own, here = {id(module): path for path, module in model.named_modules()}, threading.get_ident()
+    own, here = {id(module): path for path, module in named_modules(model)}, threading.get_ident()
 
     def refuse(module: nn.Module, args: Any) -> None:
         if id(module) in own and threading.get_ident() == here:  # other threads may call the model meanwhile

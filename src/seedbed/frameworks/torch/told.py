@@ -21,6 +21,7 @@ from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, since
 from seedbed.frameworks.torch.record import Event, Record, events_of, flipped
 from seedbed.frameworks.torch.replay import carry_out, of_numpy, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
+from seedbed.frameworks.torch.wrappers import named_modules
 from seedbed.initializers import Initializer, Keep, Recorded
 
 
@@ -109,7 +110,7 @@ def told(model: nn.Module) -> dict[str, Told]:
     found: dict[str, Told] = {}
     base = _base(model)
     copies: dict[int, tuple[Told, torch.Tensor]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in named_modules(model, remove_duplicate=False):
         noted = note_of(module)
         for leaf, origin in noted.origins.items() if noted else ():
             tensor = module._parameters.get(leaf)
@@ -170,10 +171,9 @@ def _told(origin: Origin, path: str, renamed: Callable[[str], str]) -> Told:
     return Told(Start(start), why, stream, stream if origin.stream != origin.path else "")
 
 
-def device_of(model: nn.Module, path: str) -> str:
-    """The device that a path's constructor asked for."""
-    prefix, _, leaf = path.rpartition(".")
-    noted = note_of(model.get_submodule(prefix))
+def device_of(module: nn.Module, leaf: str) -> str:
+    """The device that a layer's constructor asked for, for one of its tensors."""
+    noted = note_of(module)
     return noted.origins[leaf].record.device if noted and leaf in noted.origins else "cpu"
 
 
@@ -181,7 +181,7 @@ def loose_tensors(model: nn.Module) -> list[tuple[torch.Tensor, Program]]:
     """The tensors without memory that layers hold beside their parameters and buffers."""
     found: dict[int, tuple[torch.Tensor, Program]] = {}
     base = _base(model)
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         noted = note_of(module)
         for attribute, known in noted.loose.items() if noted else ():
             tensors = tensors_in(module, attribute) if attribute in vars(module) else []

@@ -21,6 +21,8 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from seedbed.errors import ModelError
+from seedbed.frameworks.torch.shards import copy_unsharded, drop_sharding, is_sharded, whole_on_meta
+from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
 from seedbed.spec import Settled
 
 META = torch.device("meta")
@@ -38,12 +40,6 @@ def undisturbed() -> Iterator[None]:
         torch.set_rng_state(ours)
         np.random.set_state(theirs)
         random.setstate(mine)
-
-
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every path of every parameter and buffer, ties and buffers that are not saved included."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
 
 
 class _CopiesToMeta(TorchFunctionMode):
@@ -72,7 +68,7 @@ def make_twin(model: nn.Module) -> nn.Module:
             kind = nn.UninitializedParameter if isinstance(t, nn.Parameter) else nn.UninitializedBuffer
             memo[id(t)] = kind(requires_grad=t.requires_grad, device=META, dtype=t.dtype)
         else:
-            blank = torch.empty_like(t.detach(), device=META)
+            blank = whole_on_meta(t) if is_sharded(t) else torch.empty_like(t.detach(), device=META)
             memo[id(t)] = nn.Parameter(blank, t.requires_grad) if isinstance(t, nn.Parameter) else blank
     for module in model.modules():
         memo |= {
@@ -80,6 +76,7 @@ def make_twin(model: nn.Module) -> nn.Module:
         }  # its state is no tensor to us
     try:
         with _CopiesToMeta():
+            copy_unsharded(model, memo)
             twin = copy.deepcopy(model, memo)
         _apart(model, twin)
     except Exception as error:  # whatever the model's own code raised, told as a sentence
@@ -87,12 +84,13 @@ def make_twin(model: nn.Module) -> nn.Module:
             f"{type(model).__name__}: the model cannot be copied for a dry run: {(str(error) or repr(error)).splitlines()[0]}.",
             remedy="Take what cannot be copied (locks, files) out of the model's attributes.",
         ) from error
-    for path, module in twin.named_modules():
+    for path, module in named_modules(twin):
         if OPEN in vars(module):
             vars(module)[OPEN].path, vars(module)[OPEN].twin = path, True
         for number, hook in list(module._forward_pre_hooks.items()):
             if type(hook).__module__.startswith("seedbed."):  # a kept wish is for the model, not for its twin
                 del module._forward_pre_hooks[number]
+        drop_sharding(module)
         if isinstance(module, LazyModuleMixin) and type(module)._infer_parameters not in _functions(module):
             module._initialize_hook = module.register_forward_pre_hook(module._infer_parameters, with_kwargs=True)
         if isinstance(module, _NormBase):
@@ -115,9 +113,9 @@ def _functions(module: nn.Module) -> list[Any]:
 
 def what_settled(model: nn.Module, twin: nn.Module) -> tuple[Settled, ...]:
     """What each lazy layer became."""
-    after = dict(twin.named_modules())
+    after = dict(named_modules(twin))
     found = []
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         lazy = isinstance(module, LazyModuleMixin) or vars(module).get("_seedbed_lazy", False)
         if not lazy or type(after[path]) is type(module):
             continue

@@ -31,7 +31,8 @@ from torch.utils.hooks import RemovableHandle
 from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError, UninitializedError
 from seedbed.frameworks.torch import capture
 from seedbed.frameworks.torch.origins import NOTE, note_of, settled_now
-from seedbed.frameworks.torch.twin import OPEN, named_tensors, undisturbed
+from seedbed.frameworks.torch.twin import OPEN, undisturbed
+from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
 from seedbed.spec import Dim, Shape
 
 SETTLING = threading.RLock()
@@ -272,7 +273,7 @@ def settle(layer: Open, sizes: Mapping[str, int], *, values: bool) -> None:
         ShapeError: The class cannot be built with these sizes, or the layer holds values of others.
     """
     wanted: Wanted = vars(layer)[OPEN]
-    parts = {p: m for p, m in layer.named_modules(remove_duplicate=False) if isinstance(m, Unsettled)}
+    parts = {p: m for p, m in named_modules(layer, remove_duplicate=False) if isinstance(m, Unsettled)}
     values = values and not any(is_lazy(t) and t.is_meta for m in parts.values() for t in own_tensors(m).values())
     made = _made(wanted, sizes, values=values)
     ours, theirs = dict(named_tensors(layer)), dict(named_tensors(made))
@@ -288,8 +289,8 @@ def settle(layer: Open, sizes: Mapping[str, int], *, values: bool) -> None:
     for own, tensor in pairs.values():
         if is_lazy(own):
             _fill(own, tensor, values=values)
-    places = dict(made.named_modules(remove_duplicate=False))
-    held = dict(layer.named_modules(remove_duplicate=False))
+    places = dict(named_modules(made, remove_duplicate=False))
+    held = dict(named_modules(layer, remove_duplicate=False))
     new: dict[int, Any] = {id(m): held[p] for p, m in places.items() if p in held}
     new |= {id(t): ours[p] for p, t in theirs.items() if p in ours}
     for path, module in {id(m): (p, m) for p, m in parts.items() if p in places}.values():
@@ -297,7 +298,7 @@ def settle(layer: Open, sizes: Mapping[str, int], *, values: bool) -> None:
     if wanted.twin:
         wanted.sizes = dict(sizes)
         vars(layer)[OPEN] = wanted
-        for path, module in layer.named_modules():  # those that its constructor made
+        for path, module in named_modules(layer):  # those that its constructor made
             if path and OPEN in vars(module):
                 vars(module)[OPEN].path, vars(module)[OPEN].twin = f"{wanted.path}.{path}".lstrip("."), True
 
