@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Iterator
 
@@ -16,28 +15,23 @@ WRAPPERS = {
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
 }
 """Classes that hold one model under a name of their own."""
+NAMES = set(WRAPPERS.values())
 
 
 def author_class(module: nn.Module) -> type[nn.Module]:
     """The class of a module before `fully_shard` made one of its own of it."""
-    return _author_class(type(module))
-
-
-@functools.cache
-def _author_class(cls: type[nn.Module]) -> type[nn.Module]:
-    fsdp = sys.modules.get("torch.distributed.fsdp")
+    cls, fsdp = type(module), sys.modules.get("torch.distributed.fsdp")
     made = fsdp is not None and issubclass(cls.__bases__[0], fsdp.FSDPModule)
     return cls.__bases__[-1] if made and cls.__bases__[-1] is not object else cls
 
 
 def name_inside(module: nn.Module) -> str:
     """The name under which a wrapper holds its model; empty for any other module."""
-    return _name_inside(type(module))
-
-
-@functools.cache
-def _name_inside(cls: type[nn.Module]) -> str:
-    return next((n for c in cls.__mro__ if (n := WRAPPERS.get(f"{c.__module__}.{c.__qualname__}", ""))), "")
+    held = next(iter(module._modules), "")
+    if held not in NAMES:  # as good as always
+        return ""
+    classes = [f"{c.__module__}.{c.__qualname__}" for c in type(module).__mro__]
+    return held if any(WRAPPERS.get(c) == held for c in classes) else ""
 
 
 def inner(model: nn.Module) -> nn.Module:
