@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "seedbed"
 ORDER = [
-    "errors", "table", "initializers", "spec", "recipe", "plan", "threefry", "engine", "region", "shard", "fill", "materialize", "store", "check",
+    "errors", "table", "initializers", "spec", "recipe", "plan", "threefry", "engine", "region", "shard", "fill", "materialize", "store", "check", "digest", "mesh",
 ]  # fmt: skip
 EDGE = {"frameworks", "recipes", "reports", "verbs", "cli"}
 OUTSIDE = {

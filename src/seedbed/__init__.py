@@ -7,10 +7,23 @@ Make it real: fast, in place or on disk, and the same bits everywhere.
 from seedbed import initializers
 from seedbed.check import Finding, Findings
 from seedbed.errors import SeedbedError
+from seedbed.mesh import Division, divide
 from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe, Rule, Where
 from seedbed.spec import Input, ParamSpec, Specs
-from seedbed.verbs import apply_init, check, deferred, dim, initialize, lazy, materialize, plan, trace, write
+from seedbed.verbs import (
+    apply_init,
+    check,
+    deferred,
+    dim,
+    fingerprint,
+    initialize,
+    lazy,
+    materialize,
+    plan,
+    trace,
+    write,
+)
 
 __version__ = "0.1.0"
 
@@ -24,6 +37,7 @@ __all__ = [  # noqa: RUF022 -- in the order in which the data meets them
     "Recipe",
     "Entry",
     "Plan",
+    "Division",
     "Finding",
     "Findings",
     "SeedbedError",
@@ -32,9 +46,11 @@ __all__ = [  # noqa: RUF022 -- in the order in which the data meets them
     "lazy",
     "trace",
     "plan",
+    "divide",
     "materialize",
     "initialize",
     "apply_init",
     "write",
     "check",
+    "fingerprint",
 ]

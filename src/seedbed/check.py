@@ -53,6 +53,8 @@ class Findings:
     """One finding for each parameter and buffer; true when nothing differs from the plan."""
 
     findings: tuple[Finding, ...]
+    elsewhere: tuple[tuple[int, str], ...] = ()
+    """Of a sharded model: other ranks whose shards differ, and how."""
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
@@ -74,7 +76,7 @@ class Findings:
     @property
     def ok(self) -> bool:
         """Whether every parameter equals its plan."""
-        return not self.different
+        return not self.different and not self.elsewhere
 
     def __bool__(self) -> bool:
         return self.ok
@@ -93,7 +95,17 @@ class Findings:
         if self.ok:
             return self.summary
         rows = [[f.path, f.verdict, f.detail] for f in self.different]
-        return table.table(["parameter", "finding", "detail"], rows) + "\n" + self.summary
+        lines = [table.table(["parameter", "finding", "detail"], rows)] if rows else []
+        return "\n".join([*lines, self.summary, *(f"rank {rank}: {line}" for rank, line in self.elsewhere)])
+
+    @property
+    def line(self) -> str:
+        """What differs, in one line; empty where nothing does."""
+        if not self.different:
+            return ""
+        first = self.different[0]
+        more = f", and {len(self.different) - 1:,} more" if len(self.different) > 1 else ""
+        return f"{first.path} {first.verdict}: {first.detail}{more}"
 
 
 def compare(
@@ -164,7 +176,8 @@ def _compare(entry: Entry, path: str, held: Holder, progress: Progress | None) -
             progress(path, planned.nbytes)
     if not differing:
         return Finding(path=path, verdict="equal")
-    detail = f"{differing:,} of {count(spec.count, 'value')}, first at {list(first or ())}, by up to {largest:.3g}"
+    shard = getattr(held, "shard", None)
+    detail = f"{differing:,} of {count(shard.count if shard else spec.count, 'value')}, first at {list(first or ())}, by up to {largest:.3g}"
     return Finding(path=path, verdict="moved", detail=detail, differing=differing, largest=largest)
 
 

@@ -22,6 +22,7 @@ import seedbed
 from seedbed import engine, recipes
 from seedbed.errors import InputError, ModelError, PlanError, SeedbedError, columns, nearest, shown
 from seedbed.frameworks import framework_of, loaded
+from seedbed.mesh import mesh_of, placements_of
 from seedbed.plan import Plan
 from seedbed.spec import Input
 from seedbed.table import size, table
@@ -118,11 +119,32 @@ def plan_command(
     leave: Leave = None,
     full: Annotated[bool, typer.Option("--full", help="Every parameter in a row of its own.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
+    mesh: Annotated[
+        str | None,
+        typer.Option(metavar="AXIS=SIZE,...", help="What each device of such a mesh will hold, such as dp=8,tp=2."),
+    ] = None,
+    placements: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=AXIS:N,...",
+            help="Which axes of a parameter the mesh cuts, such as '*.up.weight=tp:0,dp:0'; the first match wins. Repeats.",
+        ),
+    ] = None,
 ) -> None:
     """Show how every parameter will start; nothing is computed."""
+    if placements and not mesh:
+        raise InputError(
+            "--placements: there is no mesh to place anything on.", remedy="Say which:\n    --mesh dp=8,tp=2"
+        )
     _, made = _planned(model, inputs, recipe, seed, real, base, leave)
     if json:
         typer.echo(made.to_json())
+        return
+    if mesh:
+        division = seedbed.divide(made, mesh_of(mesh), placements_of(placements) if placements else None)
+        typer.echo(division.table(fold=False if full else None))
+        typer.echo(division.devices_table())
+        typer.echo(division.summary)
         return
     typer.echo(made.table(fold=False if full else None))
     typer.echo(made.summary)
@@ -186,11 +208,16 @@ def check_command(
     real: Real = False,
     base: Base = None,
     leave: Leave = None,
+    fingerprint: Annotated[
+        bool, typer.Option("--fingerprint", help="Show that of the values too, which is the same for every layout.")
+    ] = False,
 ) -> None:
     """Compare a checkpoint with its plan, bit for bit; exit code 1 when it differs."""
     _, made = _planned(model, inputs, recipe, seed, real, base, leave)
     findings = seedbed.check(checkpoint, made, progress=sys.stderr.isatty() or None)
     typer.echo(str(findings))
+    if fingerprint:
+        typer.echo(f"fingerprint of the values: {seedbed.fingerprint(made, checkpoint)}")
     if not findings:
         raise typer.Exit(1)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from seedbed.errors import InputError
 from seedbed.plan import Entry
+from seedbed.spec import ITEMSIZE
 
 if TYPE_CHECKING:  # NumPy is imported with the first number, not with the package
     from concurrent.futures import Future
@@ -58,6 +59,12 @@ class Job(NamedTuple):
     destination: Destination
     shard: Shard | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values to make."""
+        spec = self.entry.spec
+        return spec.nbytes if self.shard is None else self.shard.count * ITEMSIZE[spec.dtype]
+
 
 def run(
     jobs: Iterable[Job],
@@ -72,7 +79,7 @@ def run(
 
     Args:
         jobs: What to make, and where it goes.
-        threads: How many; the machine's processors by default.
+        threads: How many; by default this process's share of the machine's processors.
         progress: Told after each block.
     """
     from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +88,7 @@ def run(
 
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise InputError(f"threads: must be a whole number, 1 or more, got {threads!r}.")
-    threads = threads or os.cpu_count() or 1
+    threads = threads or processors()
     waiting: deque[tuple[list[Piece], Future[list[Any]]]] = deque()
 
     def filled(share: list[Piece], places: list[Any]) -> list[Any]:
@@ -106,6 +113,13 @@ def run(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def processors() -> int:
+    """The processors this process may use: where a launcher says how many run on this machine, its share."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, mine // int(beside)) if beside.isdecimal() and int(beside) else mine
 
 
 def _shares(jobs: Iterable[Job]) -> Iterator[list[Piece]]:

@@ -6,8 +6,10 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from seedbed.region import Region, blocks
+if TYPE_CHECKING:  # NumPy is imported with the first number, not with the package
+    from seedbed.region import Region
 
 Run = tuple[int, int]
 """First place, and the one after the last."""
@@ -64,6 +66,8 @@ class Shard:
 
     def boxes(self) -> Iterator[tuple[Region, Region]]:
         """The boxes it is made of: where each lies in the whole, and where in the device's memory."""
+        from seedbed.region import Region
+
         if not self.count:
             return
         placed = []
@@ -72,10 +76,13 @@ class Shard:
             placed.append(list(zip(runs, itertools.pairwise(ends), strict=True)))
         for box in itertools.product(*placed):
             there, here = zip(*box, strict=True) if box else ((), ())
-            yield Region(*_ends(there)), Region(*_ends(here))
+            first, second = ([(a for a, _ in runs), (b for _, b in runs)] for runs in (there, here))
+            yield Region(*map(tuple, first)), Region(*map(tuple, second))
 
     def blocks(self, most: int) -> Iterator[tuple[Region, Region]]:
         """The same, in blocks of at most `most` elements."""
+        from seedbed.region import blocks
+
         for there, here in self.boxes():
             for block in blocks(there.shape, most):
                 yield block.moved(tuple(-n for n in there.start)), block.moved(tuple(-n for n in here.start))
@@ -106,7 +113,3 @@ def _joined(runs: list[Run]) -> list[Run]:
         else:
             made.append((a, b))
     return made or [(0, 0)]
-
-
-def _ends(runs: tuple[Run, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(a for a, _ in runs), tuple(b for _, b in runs)

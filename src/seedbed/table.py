@@ -108,3 +108,19 @@ def size(count: int) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{count} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def numbers(who: Sequence[int]) -> str:
+    """Whole numbers in order, runs of them short.
+
+    Example:
+        >>> numbers([0, 1, 2, 5])
+        '0-2, 5'
+    """
+    runs: list[list[int]] = []
+    for n in who:
+        if runs and runs[-1][-1] == n - 1:
+            runs[-1][1:] = [n]
+        else:
+            runs.append([n])
+    return ", ".join("-".join(map(str, run)) for run in runs)

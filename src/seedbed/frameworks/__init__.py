@@ -38,6 +38,29 @@ class Room:
     result: Callable[[], Any]
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that hold one model together.
+
+    Args:
+        number: This process's.
+        place: Where it stands in the largest mesh.
+        mesh: That mesh, in words.
+        size: How many processes it has.
+        layouts: How each sharded parameter is laid out, in words.
+        real: Parameters that have values, where others have none yet.
+        gather: Called by all of them at once with a text: what each has said, by its number.
+    """
+
+    number: int
+    place: tuple[int, ...]
+    mesh: str
+    size: int
+    layouts: Mapping[str, str]
+    real: tuple[str, ...]
+    gather: Callable[[str], Mapping[int, str]]
+
+
 class Framework(Protocol):
     """What a framework's module offers."""
 
@@ -71,6 +94,9 @@ class Framework(Protocol):
         device: Any,
     ) -> Any:
         """Keep the wish, and carry it out at the model's first call; the model, or one that keeps the wish."""
+
+    def ranks(self, model: Any) -> Ranks | None:
+        """The processes that hold a model together; `None` where this one holds all of it."""
 
     def values(self, model: Any) -> Mapping[str, Holder]:
         """The arrays of a model or of a mapping, by every path."""

@@ -2,7 +2,7 @@
 
 from seedbed.verbs.building import deferred, dim, lazy
 from seedbed.verbs.planning import plan, trace
-from seedbed.verbs.saving import check, write
+from seedbed.verbs.saving import check, fingerprint, write
 from seedbed.verbs.starting import apply_init, initialize, materialize, start
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "check",
     "deferred",
     "dim",
+    "fingerprint",
     "initialize",
     "lazy",
     "materialize",

@@ -19,9 +19,11 @@ LONG = 256_000_000
 def require_plan(plan: object, verb: str) -> None:
     """Raise `PlanError` when something else stands where a plan belongs."""
     if not isinstance(plan, Plan):
-        takes = {"check": "check(model_or_path, plan)", "write": "write(plan, path)"}.get(
-            verb, "materialize(plan, model)"
-        )
+        takes = {
+            "fingerprint": "fingerprint(plan)",
+            "check": "check(model_or_path, plan)",
+            "write": "write(plan, path)",
+        }.get(verb, "materialize(plan, model)")
         raise PlanError(f"{verb}: a Plan is needed, got {type(plan).__name__}.", remedy=f"Call it as seedbed.{takes}")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seedbed.check import Findings
 from seedbed.errors import InputError
-from seedbed.frameworks import framework_of, loaded
+from seedbed.frameworks import Ranks, framework_of, loaded
 from seedbed.plan import Plan
 from seedbed.verbs.asked import ProgressLike, number_of_bytes, require_plan, shown
 
@@ -71,16 +72,18 @@ def write(
         )
 
 
-def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None) -> Findings:
+def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None, collective: bool = True) -> Findings:
     """Which parameters equal their plan to the bit, which moved, which are missing.
 
     Args:
         params_or_path: A model, a mapping of paths to arrays, or the path of a checkpoint.
         plan: Its sizes settled.
         progress: As for `materialize`.
+        collective: Whether the ranks that hold a sharded model, each of which checks its own shards, tell each
+            other what differs; then all must call this. Without, each speaks for itself.
 
     Returns:
-        Findings; true when nothing differs.
+        Findings; true when nothing differs, on other ranks neither.
 
     Raises:
         CheckpointError: The file is not a sound checkpoint.
@@ -107,7 +110,67 @@ def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None) -> 
     else:
         held = _values(params_or_path)
     with shown(progress, sum(e.spec.nbytes for e in plan if e.settled and not e.kept), "checking") as report:
-        return compare(held, plan, persistent=saved or isinstance(params_or_path, Mapping), progress=report)
+        found = compare(held, plan, persistent=saved or isinstance(params_or_path, Mapping), progress=report)
+    ranks = _ranks(params_or_path) if collective else None
+    if ranks is None:
+        return found
+    said = ranks.gather(found.line)
+    return replace(found, elsewhere=tuple((n, line) for n, line in said.items() if line and n != ranks.number))
+
+
+def fingerprint(plan: Plan, params_or_path: Any = None, *, progress: ProgressLike = None) -> str:
+    """128 bits, in hexadecimal, of values: the same for every sharding, so that two places compare starts by a line.
+
+    All that a checkpoint holds counts, each parameter under its own path. Where several processes hold a model
+    together, all must call this; each sums up its own shards, and only the sums are exchanged.
+
+    Args:
+        plan: Its sizes settled.
+        params_or_path: As for `check`; without it, the fingerprint that a start will have.
+        progress: As for `materialize`.
+
+    Returns:
+        32 characters; not `plan.fingerprint()`, which is of what decides the values.
+
+    Raises:
+        PlanError: Some values are not there, or replicas of one shard differ.
+
+    Example:
+        >>> import seedbed, torch
+        >>> net = torch.nn.Linear(2, 3)
+        >>> made = seedbed.plan(net, recipe="he")
+        >>> expected = seedbed.fingerprint(made)
+        >>> seedbed.fingerprint(made, seedbed.materialize(made, net)) == expected
+        True
+        >>> _ = net.weight.data.add_(1)
+        >>> seedbed.fingerprint(made, net) == expected
+        False
+    """
+    from seedbed import digest
+
+    require_plan(plan, "fingerprint")
+    plan.require_known()
+    if params_or_path is None:
+        held: Mapping[str, Any] | None = None
+    elif isinstance(params_or_path, (str, os.PathLike)):
+        from seedbed.store import load
+
+        held = load(params_or_path)
+    else:
+        held = _values(params_or_path)
+    with shown(progress, sum(e.spec.nbytes for e in plan if e.spec.persistent), "summing up") as report:
+        found = digest.sums(plan, held, report)
+    ranks = _ranks(params_or_path)
+    if ranks is None:
+        return digest.together({0: found})
+    said = ranks.gather(digest.to_text(found))
+    return digest.together({rank: digest.from_text(text) for rank, text in said.items()})
+
+
+def _ranks(held: Any) -> Ranks | None:
+    if held is None or isinstance(held, (str, os.PathLike, Mapping)):
+        return None
+    return framework_of(held).ranks(held)
 
 
 def _values(held: Any) -> Mapping[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from seedbed.frameworks import framework_of
@@ -14,6 +14,7 @@ from seedbed.plan import Plan, Streams, decide, streams_of
 from seedbed.recipe import Recipe
 from seedbed.recipes import recipe_of
 from seedbed.spec import ParamSpec
+from seedbed.verbs.agreeing import agree
 from seedbed.verbs.asked import ProgressLike, require_plan, shown
 from seedbed.verbs.planning import RecipeLike, checkpoint_for
 
@@ -26,10 +27,13 @@ def materialize(
     sharding: Any = None,
     threads: int | None = None,
     progress: ProgressLike = None,
+    replace: bool = False,
+    collective: bool = True,
 ) -> Any:
     """Make a plan real, in place: parameters stay the same objects, ties and views stay.
 
     Flax's linen modules hold no parameters: theirs are returned, and the module is not changed.
+    Of a model that several processes hold together, each makes its own shards, and all must call this.
     Interrupted, it may simply be called again: the numbers depend on the plan alone.
 
     Args:
@@ -40,13 +44,17 @@ def materialize(
         threads: How many; the machine's processors by default.
         progress: True for a bar, False for none, or a function of a path and bytes done. By default a
             long job on a terminal shows a bar.
+        replace: In a sharded model: whether values that stand beside parameters without any are replaced.
+        collective: Whether the ranks that hold a sharded model first make sure that they have one plan,
+            by a small all-gather; nothing else is ever sent.
 
     Returns:
         The model; of a linen module, its variables.
 
     Raises:
         UnknownSizeError: Some sizes are not settled.
-        PlanError: The plan does not fit the model.
+        PlanError: The plan does not fit the model, or the ranks have different ones.
+        ModelError: A shard cannot be started.
 
     Example:
         >>> import seedbed, torch
@@ -56,6 +64,7 @@ def materialize(
     """
     require_plan(plan, "materialize")
     plan.require_known()
+    agree(framework_of(model), plan, model, replace=replace, collective=collective)
     return _carry_out(plan, model, "all", device, sharding, threads, progress)
 
 
@@ -69,11 +78,11 @@ def _carry_out(
     progress: ProgressLike = None,
 ) -> Any:
     total = sum(e.spec.nbytes for e in plan if e.settled and not e.kept)
-    with (
-        framework_of(model).placing(plan, model, device, sharding, which) as room,
-        shown(progress, total, "starting") as report,
-    ):
-        run(room.jobs, threads=threads, progress=report)
+    with framework_of(model).placing(plan, model, device, sharding, which) as room:
+        if isinstance(room.jobs, list):  # of a sharded model, what this process owns
+            total = sum(job.nbytes for job in room.jobs)
+        with shown(progress, total, "starting") as report:
+            run(room.jobs, threads=threads, progress=report)
     return room.result()
 
 
@@ -89,6 +98,8 @@ def initialize(
     sharding: Any = None,
     threads: int | None = None,
     progress: ProgressLike = None,
+    replace: bool = False,
+    collective: bool = True,
     **keywords: Any,
 ) -> Any:
     """Plan and materialize.
@@ -108,6 +119,8 @@ def initialize(
         sharding: As for `materialize`.
         threads: As for `materialize`.
         progress: As for `materialize`.
+        replace: As for `materialize`.
+        collective: As for `materialize`.
         **keywords: As for `trace`.
 
     Returns:
@@ -132,7 +145,8 @@ def initialize(
     if given is not None and not (inputs or keywords):
         decided.require_known()
     if not decided.unknown:
-        return materialize(decided, model, device=device, sharding=sharding, threads=threads, progress=progress)
+        agree(framework, decided, model, replace=replace, collective=collective)
+        return _carry_out(decided, model, "all", device, sharding, threads, progress)
     if inputs or keywords:
         decided.require_known()
     _carry_out(decided, model, "known", device, sharding, threads, progress)
@@ -157,13 +171,18 @@ def start(
     specs = framework.trace(model, inputs, keywords)
     known = {s.path: whole[s.path] if whole else s for s in specs}
     named = [
-        replace(s, path=known[s.path].path, aliases=known[s.path].aliases, views=known[s.path].views) for s in specs
+        dataclasses.replace(s, path=known[s.path].path, aliases=known[s.path].aliases, views=known[s.path].views)
+        for s in specs
     ]
     decided = decide(
-        replace(specs, params=tuple(named)), recipe, seed=seed, streams=streams, translate=framework.translate
+        dataclasses.replace(specs, params=tuple(named)),
+        recipe,
+        seed=seed,
+        streams=streams,
+        translate=framework.translate,
     )
-    entries = (replace(entry, spec=spec) for entry, spec in zip(decided, specs, strict=True))
-    _carry_out(replace(decided, entries=tuple(entries)), model, "waiting", device)
+    entries = (dataclasses.replace(entry, spec=spec) for entry, spec in zip(decided, specs, strict=True))
+    _carry_out(dataclasses.replace(decided, entries=tuple(entries)), model, "waiting", device)
 
 
 def apply_init(model: Any, inputs: Any, init: Any = None, *, seed: int = 0) -> Any:

@@ -135,6 +135,10 @@ def keep(
     return model
 
 
+def ranks(model: Any) -> None:
+    """One process holds all of a model."""
+
+
 def values(model: Any) -> dict[str, Values]:
     """The arrays of a model or of a mapping, by every path."""
     return place.held_values(model) if isinstance(model, Block) else values_of(model)

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.errors import InputError, ModelError
-from seedbed.frameworks import Room
+from seedbed.frameworks import Ranks, Room
 from seedbed.frameworks.torch import capture, layers, opening, place, resets, settle, twin, unsettled
 from seedbed.frameworks.torch import lazy as waiting
 from seedbed.frameworks.torch import told as notes
 from seedbed.frameworks.torch.laws import disjoint
 from seedbed.frameworks.torch.mismatch import plain
+from seedbed.frameworks.torch.ranks import ranks_of
 from seedbed.frameworks.torch.record import Geometry, flips_of, span_of
 from seedbed.frameworks.torch.shards import fully_sharded, is_sharded, reshard
 from seedbed.frameworks.torch.wrappers import inner, named_modules, named_tensors
@@ -202,6 +203,12 @@ def _device(device: Any) -> torch.device | None:
         return torch.device(device) if device is not None else None
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device: {device!r} is not one of PyTorch's.", facts=[str(error).splitlines()[0]]) from None
+
+
+def ranks(model: nn.Module) -> Ranks | None:
+    """The processes that hold a model's shards; `None` where nothing is sharded."""
+    reshard(fully_sharded(model))
+    return ranks_of(inner(model))
 
 
 def values(model: Any) -> dict[str, place.Held]:

@@ -39,7 +39,7 @@ def shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
     for path, tensor in tensors.items():
         if not is_sharded(tensor):
             continue
-        if _place_in(tensor.device_mesh) is None:
+        if place_in(tensor.device_mesh) is None:
             failures.append((path, "this process is not in its mesh", layout_of(tensor)))
         elif unknown := [p for p in tensor.placements if not (p.is_replicate() or hasattr(p, "dim"))]:
             why = "it is a sum that is still to be carried out" if unknown[0].is_partial() else "it is not known"
@@ -65,13 +65,17 @@ def shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
 
 def layout_of(tensor: torch.Tensor) -> str:
     """Mesh and placements in words that are the same on all its processes."""
-    mesh = tensor.device_mesh
-    names = mesh.mesh_dim_names or tuple(map(str, range(mesh.mesh.ndim)))
-    sizes = ", ".join(f"{name}={size}" for name, size in zip(names, mesh.mesh.shape, strict=True))
-    return f"{tuple(tensor.placements)} over {sizes}"
+    return f"{tuple(tensor.placements)} over {mesh_in_words(tensor.device_mesh)}"
 
 
-def _place_in(mesh: Any) -> list[int] | None:
+def mesh_in_words(mesh: Any) -> str:
+    """A mesh's dimensions and their sizes."""
+    if not mesh.mesh_dim_names:
+        return f"a mesh of {'x'.join(map(str, mesh.mesh.shape))}"
+    return ", ".join(f"{name}={size}" for name, size in zip(mesh.mesh_dim_names, mesh.mesh.shape, strict=True))
+
+
+def place_in(mesh: Any) -> list[int] | None:
     """Where this process stands in a mesh, from its rank: the mesh itself may have been made for another."""
     import torch.distributed as dist
 
@@ -85,7 +89,7 @@ def _shard(tensor: torch.Tensor) -> Shard:
     Its own say by `split_factor` how many shards there are already, of the placements to their right.
     """
     mesh, placements = tensor.device_mesh, list(tensor.placements)
-    sizes, place = list(mesh.mesh.shape), _place_in(mesh)
+    sizes, place = list(mesh.mesh.shape), place_in(mesh)
     assert place is not None
     cuts = [n for n, p in enumerate(placements) if not p.is_replicate()]
     after = [n for n in cuts if _is_cut_of_shards(n, placements, sizes)]

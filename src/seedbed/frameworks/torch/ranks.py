@@ -1,0 +1,68 @@
+"""The processes that hold one model together, and how they tell each other what they are about to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from seedbed.frameworks import Ranks
+from seedbed.frameworks.torch.shards import is_sharded, layout_of, mesh_in_words, place_in, shards_of
+from seedbed.frameworks.torch.wrappers import named_tensors
+
+
+def ranks_of(model: nn.Module) -> Ranks | None:
+    """The processes that hold a model's shards; `None` where nothing is sharded.
+
+    Raises:
+        ModelError: This process is not one of them, or a shard cannot be started.
+    """
+    import torch.distributed as dist
+
+    tensors = dict(named_tensors(model))
+    sharded = {path: t for path, t in tensors.items() if is_sharded(t)}
+    if not sharded:
+        return None
+    shards_of(sharded)
+    meshes = [t.device_mesh for t in sharded.values()]
+    largest = max(meshes, key=lambda mesh: mesh.mesh.numel())
+    owned = {path: t for path, t in tensors.items() if isinstance(t, nn.Parameter) and not is_lazy(t)}
+    empty = any(t.is_meta for t in owned.values())
+
+    def gather(text: str) -> Mapping[int, str]:
+        said = {dist.get_rank(): text}
+        for group in _groups(meshes, largest):
+            said = {rank: each for part in _gathered(said, group) for rank, each in part.items()}
+        return dict(sorted(said.items()))
+
+    return Ranks(
+        number=dist.get_rank(),
+        place=tuple(place_in(largest) or ()),
+        mesh=mesh_in_words(largest),
+        size=largest.mesh.numel(),
+        layouts={path: layout_of(t) for path, t in sharded.items()},
+        real=tuple(path for path, t in owned.items() if empty and not t.is_meta),
+        gather=gather,
+    )
+
+
+def _groups(meshes: list[Any], largest: Any) -> list[Any]:
+    """Process groups that together reach all that certainly call: the whole world only where the meshes are the world."""
+    import torch.distributed as dist
+
+    if len(torch.cat([mesh.mesh.flatten() for mesh in meshes]).unique()) == dist.get_world_size():
+        return [None]
+    return [largest.get_group(n) for n in range(largest.mesh.ndim)]
+
+
+def _gathered(said: Any, group: Any) -> list[Any]:
+    import torch.distributed as dist
+
+    if dist.get_backend(group) == "fake":  # one process that stands for many: it has nobody to ask
+        return [said]
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, said, group=group)
+    return found
