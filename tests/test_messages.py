@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tests.messages_flax import CASES as OF_FLAX
+from tests.messages_ranks import CASES as OF_RANKS
 from torch import nn
 
 import seedbed as sb
@@ -591,7 +592,7 @@ class net_class(nn.Linear):
 def net():
     return net_class()
 """
-CASES |= OF_FLAX
+CASES |= OF_FLAX | OF_RANKS
 CASES |= {f"hostile_{name}": functools.partial(load, f"{name}.safetensors") for name in sorted(HOSTILE["FILES"])}
 CASES |= {f"hostile_{name}": functools.partial(load, name) for name in sorted(HOSTILE["FOLDERS"])}
 

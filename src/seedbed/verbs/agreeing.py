@@ -62,7 +62,7 @@ def _compare(plan: Plan, ranks: Ranks, problem: SeedbedError | None) -> None:
     if failed and problem is None:
         raise PlanError(
             f"Rank {min(failed)} cannot start its part of the model, so no rank does.",
-            facts=columns([(f"rank {rank}", sentence) for rank, sentence in failed.items()]),
+            facts=_told(failed),
             remedy="See what that rank says itself.",
         )
     meshes = {rank: f"{mesh}, at {tuple(place)}" for rank, (_, mesh, place, *_) in said.items()}
@@ -111,4 +111,4 @@ def _told(said: Mapping[int, str]) -> list[str]:
     groups: dict[str, list[int]] = {}
     for rank, text in said.items():
         groups.setdefault(text, []).append(rank)
-    return columns([(f"rank{'s' * (len(who) > 1)} {table.numbers(who)}", text) for text, who in groups.items()])
+    return shown(columns([(f"rank{'s' * (len(who) > 1)} {table.numbers(who)}", text) for text, who in groups.items()]))
