@@ -13,7 +13,13 @@ SEVERAL = ["README.md", "docs/frameworks.md"]
 PLACES = {
     "flax": ["src/seedbed/frameworks/flax/*", "docs/tutorial/flax-*.md", *SEVERAL],
     "keras": ["docs/tutorial/keras.md", *SEVERAL],
-    "torch": ["src/seedbed/frameworks/torch/*", "docs/tutorial/*-*tion.md", "docs/tutorial/any-model.md", *SEVERAL],
+    "torch": [
+        "src/seedbed/frameworks/torch/*",
+        "docs/tutorial/*-*tion.md",
+        "docs/tutorial/any-model.md",
+        "docs/distributed.md",
+        *SEVERAL,
+    ],
     "mxnet": [
         "src/seedbed/frameworks/gluon/*",
         "tests/frameworks/houses/gluon.py",

@@ -119,7 +119,7 @@ def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None, col
 
 
 def fingerprint(plan: Plan, params_or_path: Any = None, *, progress: ProgressLike = None) -> str:
-    """128 bits, in hexadecimal, of values: the same for every sharding, so that two places compare starts by a line.
+    """128 bits of values, in hexadecimal: the same for every sharding, so that a line compares two starts.
 
     All that a checkpoint holds counts, each parameter under its own path. Where several processes hold a model
     together, all must call this; each sums up its own shards, and only the sums are exchanged.
