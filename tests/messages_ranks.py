@@ -90,7 +90,18 @@ def shards_that_are_not_all():
     digest.together({0: digest.sums(plan, rest | {"0.weight": held})})
 
 
+def flattened():
+    """The wrapper as it stands around a model; its constructor asks for a GPU."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    wrapper = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
+    nn.Module.__init__(wrapper)
+    wrapper._fsdp_wrapped_module = nn.Linear(2, 3)
+    sb.plan(nn.Sequential(nn.Linear(3, 2), wrapper))
+
+
 CASES = {
+    "model_flattened": flattened,
     "ranks_values_there": lambda: met({"real": ("0.weight",)}, {"real": ("0.weight",)}),
     "ranks_values_there_many": lambda: met({"real": ("0.weight", "1.bias")}, {"real": ("0.weight", "1.bias")}),
     "ranks_another_fails": lambda: met(None, {"real": ("0.weight",)}),

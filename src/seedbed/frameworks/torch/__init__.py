@@ -20,7 +20,7 @@ from seedbed.frameworks.torch.mismatch import plain
 from seedbed.frameworks.torch.ranks import ranks_of
 from seedbed.frameworks.torch.record import Geometry, flips_of, span_of
 from seedbed.frameworks.torch.shards import fully_sharded, is_sharded, reshard
-from seedbed.frameworks.torch.wrappers import inner, named_modules, named_tensors
+from seedbed.frameworks.torch.wrappers import flattens, inner, named_modules, named_tensors, without_wrappers
 from seedbed.initializers import Initializer, Native
 from seedbed.materialize import Which
 from seedbed.plan import Plan
@@ -43,7 +43,7 @@ def owns_values(values: Mapping[str, Any]) -> bool:
 def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Specs:
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
     model = inner(model)
-    _not_compiled(model)
+    _within_reach(model)
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
     noted = notes.told(settled.twin if settled else model)
     if settled:
@@ -103,8 +103,15 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
     return Specs(tuple(params), name, settled.settled if settled else ())
 
 
-def _not_compiled(model: nn.Module) -> None:
+def _within_reach(model: nn.Module) -> None:
     for path, module in named_modules(model):
+        if flattens(module):
+            raise ModelError(
+                f"{path or 'The model'}: is wrapped in {type(module).__name__}, which flattens parameters into one, cut without "
+                "regard to them.",
+                remedy="Shard with torch.distributed.fsdp.fully_shard, which keeps them, or start the model before it is wrapped.",
+                path=path,
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{path or 'The model'}: is compiled by torch.jit, which keeps its parameters out of reach.",
@@ -216,7 +223,7 @@ def values(model: Any) -> dict[str, place.Held]:
     if isinstance(model, nn.Module):
         reshard(fully_sharded(model))
         return place.values(named_tensors(inner(model)))
-    return place.values(model)
+    return place.values(without_wrappers(model))
 
 
 def apply(model: nn.Module, function: Any) -> None:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from seedbed.errors import ModelError
 from seedbed.frameworks.torch.shards import copy_unsharded, drop_sharding, is_sharded, whole_on_meta
-from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
+from seedbed.frameworks.torch.wrappers import inner, named_modules, named_tensors
 from seedbed.spec import Settled
 
 META = torch.device("meta")
@@ -84,6 +84,10 @@ def make_twin(model: nn.Module) -> nn.Module:
             f"{type(model).__name__}: the model cannot be copied for a dry run: {(str(error) or repr(error)).splitlines()[0]}.",
             remedy="Take what cannot be copied (locks, files) out of the model's attributes.",
         ) from error
+    for module in twin.modules():
+        for name, child in module._modules.items():
+            if child is not None:  # a dry run compiles nothing
+                module._modules[name] = inner(child)
     for path, module in named_modules(twin):
         if OPEN in vars(module):
             vars(module)[OPEN].path, vars(module)[OPEN].twin = path, True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -23,6 +23,12 @@ def author_class(module: nn.Module) -> type[nn.Module]:
     cls, fsdp = type(module), sys.modules.get("torch.distributed.fsdp")
     made = fsdp is not None and issubclass(cls.__bases__[0], fsdp.FSDPModule)
     return cls.__bases__[-1] if made and cls.__bases__[-1] is not object else cls
+
+
+def flattens(module: nn.Module) -> bool:
+    """Whether a wrapper joins the parameters of what it holds in one, as the first FSDP does."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FullyShardedDataParallel)
 
 
 def name_inside(module: nn.Module) -> str:
@@ -68,3 +74,13 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             for leaf, tensor in getattr(module, kind).items():
                 if tensor is not None:
                     yield f"{path}.{leaf}" if path else leaf, tensor
+
+
+def without_wrappers(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict under the paths of the model's author: `module.` goes where all names begin with it."""
+    reserved = {name for name in NAMES if name.startswith("_")}
+    found = {".".join(part for part in path.split(".") if part not in reserved): t for path, t in state.items()}
+    outer = "module."
+    return (
+        {path.removeprefix(outer): t for path, t in found.items()} if all(p.startswith(outer) for p in found) else found
+    )
