@@ -11,16 +11,16 @@ import seedbed as sb
 from seedbed import initializers
 
 NAMES = [
-    "Input", "ParamSpec", "Specs", "initializers", "Where", "Rule", "Recipe", "Entry", "Plan", "Finding", "Findings",
+    "Input", "ParamSpec", "Specs", "Parts", "initializers", "Where", "Rule", "Recipe", "Entry", "Plan", "Finding", "Findings",
     "SeedbedError", "deferred", "dim", "lazy", "trace", "plan", "materialize", "initialize", "apply_init", "write", "check",
 ]  # fmt: skip
 SIGNATURES = {
     "dim": "(axis, input=0)",
     "lazy": "(cls, *arguments, **keywords)",
     "trace": "(model, *inputs, **keywords)",
-    "plan": "(model_or_specs, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), **keywords)",
+    "plan": "(model_or_specs, *inputs, recipe=None, seed=0, streams=None, parts=None, checkpoint=None, leave=(), **keywords)",
     "materialize": "(plan, model, *, device=None, sharding=None, threads=None, progress=None)",
-    "initialize": "(model, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), device=None, sharding=None, threads=None, progress=None, **keywords)",
+    "initialize": "(model, *inputs, recipe=None, seed=0, streams=None, parts=None, checkpoint=None, leave=(), device=None, sharding=None, threads=None, progress=None, **keywords)",
     "apply_init": "(model, inputs, init=None, *, seed=0)",
     "write": "(plan, path, *, shard_size='5GB', model=None, threads=None, progress=None)",
     "check": "(params_or_path, plan, *, progress=None)",

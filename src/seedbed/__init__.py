@@ -9,7 +9,7 @@ from seedbed.check import Finding, Findings
 from seedbed.errors import SeedbedError
 from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe, Rule, Where
-from seedbed.spec import Input, ParamSpec, Specs
+from seedbed.spec import Input, ParamSpec, Parts, Specs
 from seedbed.verbs import apply_init, check, deferred, dim, initialize, lazy, materialize, plan, trace, write
 
 __version__ = "0.1.0"
@@ -18,6 +18,7 @@ __all__ = [  # noqa: RUF022 -- in the order in which the data meets them
     "Input",
     "ParamSpec",
     "Specs",
+    "Parts",
     "initializers",
     "Where",
     "Rule",

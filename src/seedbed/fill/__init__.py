@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from seedbed import engine, threefry
 from seedbed.errors import InitializerError, PlanError, RegionError, quoted
 from seedbed.fill import matrices
+from seedbed.fill.parts import runs, within
 from seedbed.fill.words import words
 from seedbed.initializers import (
     Chain,
@@ -43,15 +44,10 @@ Array = NDArray[Any]
 
 
 def pieces(entry: Entry, most: int) -> Iterator[Region]:
-    """`blocks` of an entry; one alone where its initializer needs the whole array."""
-    shape = entry.spec.sizes
-    return blocks(shape, math.prod(shape) if entry.start is not None and _whole(entry.start) else most)
-
-
-def _whole(start: Initializer) -> bool:
-    if isinstance(start, Overlay):
-        return any(map(_whole, (start.base, *(part for _, part in start.boxes))))
-    return start.whole
+    """`blocks` of an entry; one alone where an initializer needs the whole array, or the whole part of one."""
+    for run, whole in runs(entry):
+        for block in blocks(run.shape, math.prod(run.shape) if whole else most):
+            yield block.moved(tuple(-n for n in run.start))
 
 
 def storage_dtype(dtype: str) -> np.dtype[Any]:
@@ -93,19 +89,22 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
     if not region.within(shape):
         ends = f"{quoted(region.start)}..{quoted(region.stop)}"
         raise RegionError(f"{spec.path}: region {ends} reaches outside {spec.shown_shape}.", path=spec.path)
-    if start is None or entry.kept:
+    if (start is None and not entry.parts) or entry.kept:
         raise PlanError(
             f"{spec.path}: the plan keeps the values that are there, and holds none itself.", path=spec.path
         )
     out = _memory(spec, region) if out is None else out
     _judge(out, spec, region)
-    if isinstance(start, Chain):
+    if entry.parts:
+        for part, box, place in within(entry, region, out) if out.size else ():
+            fill(part, box, place)
+    elif isinstance(start, Chain):
         _chain(start, entry, region, out)
     elif isinstance(start, Recorded):
         out[...] = _recorded(start, entry)[region.slices]
     elif isinstance(start, Loaded):
         out[...] = _loaded(start, spec)[region.slices]
-    elif out.size:
+    elif out.size and start is not None:
         _lay(start, entry.numbered, entry.key, region, np.asarray(out))
     return out
 
