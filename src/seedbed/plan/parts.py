@@ -168,7 +168,7 @@ def _joined(held: Held, entries: Mapping[str, Entry], given: Initializer | None)
     if given is not None or kept:
         own = given or first.initializer
         (entry,) = decide(Specs((spec,)), seed=first.seed, given={spec.path: own})
-        return dataclasses.replace(entry, why=first.why)
+        return dataclasses.replace(entry, why=f"{first.why}, as a whole")
     why = f"parts {held.pattern!r}"
     return Entry(spec=spec, initializer=Keep(), start=None, why=why, stream=spec.path, seed=first.seed, parts=parts)
 

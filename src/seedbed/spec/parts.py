@@ -75,12 +75,12 @@ class Parts:
         >>> held = Parts(("*.q.*", "*.k.*", "*.v.*"), sizes=(8, 4, 4))
         >>> he = sb.initializers.HeNormal(fan="out")
         >>> print(sb.plan(sb.Specs((qkv,)), recipe=he, parts={"*.qkv.*": held}).table(width=100))
-        parameter       shape    dtype    starts as                                   because
-        ──────────────  ───────  ───────  ──────────────────────────────────────────  ───────────────
-        h.0.qkv.weight  (16, 8)  float32  in parts                                    parts '*.qkv.*'
-        · h.0.q.weight  (8, 8)   float32  HeNormal(fan=out): Normal(std=0.5)          rule 1: '*'
-        · h.0.k.weight  (4, 8)   float32  HeNormal(fan=out): Normal(std=0.7071)       rule 1: '*'
-        · h.0.v.weight  (4, 8)   float32  HeNormal(fan=out): Normal(std=0.7071)       rule 1: '*'
+        parameter       shape    dtype    starts as                              because
+        ──────────────  ───────  ───────  ─────────────────────────────────────  ───────────────
+        h.0.qkv.weight  (16, 8)  float32  in parts                               parts '*.qkv.*'
+        · h.0.q.weight  (8, 8)   float32  HeNormal(fan=out): Normal(std=0.5)     rule 1: '*'
+        · h.0.k.weight  (4, 8)   float32  HeNormal(fan=out): Normal(std=0.7071)  rule 1: '*'
+        · h.0.v.weight  (4, 8)   float32  HeNormal(fan=out): Normal(std=0.7071)  rule 1: '*'
     """
 
     names: tuple[str, ...]
@@ -158,7 +158,9 @@ class Parts:
         count = size if numbered else len(self.names)
         sizes = self.sizes or (1 if self.stacked else size // count,) * count
         if sum(sizes) != size:
-            what = f"whose sizes are {self.sizes}" if self.sizes else "each of one place" if self.stacked else "all equal"
+            what = (
+                f"whose sizes are {self.sizes}" if self.sizes else "each of one place" if self.stacked else "all equal"
+            )
             raise PlanError(
                 f"{spec.path}: {size} along axis {axis} are not {count} parts, {what}.",
                 facts=facts,
@@ -259,4 +261,6 @@ def _of_part(start: Initializer, spec: ParamSpec, cut: Cut) -> Initializer | Non
                 boxes.append((tuple(sides[axis] for axis in cut.axes(len(box))), part))
         return Overlay(base=base, boxes=tuple(boxes)) if base and boxes else base
     stack = cut.dropped and bool(spec.axes) and spec.axes[cut.axis] == "stack"
-    return start if start.elementwise or isinstance(start, Mixture) or (stack and isinstance(start, Orthogonal)) else None
+    return (
+        start if start.elementwise or isinstance(start, Mixture) or (stack and isinstance(start, Orthogonal)) else None
+    )
