@@ -122,6 +122,19 @@ def test_stacked_experts_start_as_a_list_of_layers(recipe):
         assert torch.equal(fused.mlp.bias[number], layer.bias)
 
 
+def test_heads_that_lie_together_start_as_separate_projections():
+    heads = {"qkv.*": sb.Parts(("q.*", "k.*", "v.*"), sizes=(4, 2, 2), repeats=3)}
+    recipe = {WEIGHTS: XavierUniform(), "*": Normal(std=1.0)}
+    fused = sb.initialize(nn.ModuleDict({"qkv": nn.Linear(5, 24)}), recipe=recipe, parts=heads)["qkv"]
+    apart = sb.initialize(
+        nn.ModuleDict({n: nn.Linear(5, s) for n, s in zip("qkv", (12, 6, 6), strict=True)}), recipe=recipe
+    )
+    weights = [apart[name].weight.reshape(3, -1, 5) for name in "qkv"]
+    assert torch.equal(fused.weight, torch.cat(weights, 1).reshape(24, 5))
+    biases = [apart[name].bias.reshape(3, -1) for name in "qkv"]
+    assert torch.equal(fused.bias, torch.cat(biases, 1).reshape(24))
+
+
 def test_what_an_array_holds_may_hold_more():
     parts = {
         "mlp.weight": sb.Parts("mlp.{}.gate_up", stacked=True, order=(1, 0), axes=("out", "in"), role="weight"),
@@ -261,10 +274,12 @@ def arrays(draw):
     axis = draw(st.integers(0, len(shape) - 1))
     cuts = sorted(draw(st.sets(st.integers(1, shape[axis]), max_size=3)) - {shape[axis]})
     sizes = tuple(b - a for a, b in zip([0, *cuts], [*cuts, shape[axis]], strict=True))
+    repeats = 1 if stacked else draw(st.integers(1, 3))
+    shape = (*shape[:axis], shape[axis] * repeats, *shape[axis + 1 :])
     names = "p.{}" if stacked else tuple(f"p.{n}" for n in range(len(sizes)))
     order = draw(st.sampled_from([None, (0, 1), (1, 0)]))
     own = axis - len(shape) if draw(st.booleans()) else axis
-    parts = sb.Parts(names, axis=own, sizes=None if stacked else sizes, stacked=stacked, order=order)
+    parts = sb.Parts(names, axis=own, sizes=None if stacked else sizes, repeats=repeats, stacked=stacked, order=order)
     flat = draw(st.permutations(range(len(shape))))
     layout = draw(st.sampled_from([None, Layout(order=tuple((a,) for a in flat))]))
     ends = [sorted((draw(st.integers(0, n)), draw(st.integers(0, n)))) for n in shape]
@@ -288,7 +303,8 @@ def test_any_region_of_an_array_holds_its_parts_numbers(start, case):
         values = fill(sb.plan(sb.Specs((whole,)), recipe=start)[part.spec.path])
         values = values.transpose(np.argsort(parts.order)) if parts.order else values
         apart.append(np.expand_dims(values, axis) if parts.stacked else values)
-    expected = np.concatenate(apart, axis)
+    runs = [np.split(values, parts.repeats, axis) for values in apart]
+    expected = np.concatenate([run[n] for n in range(parts.repeats) for run in runs], axis)
     assert np.array_equal(fill(entry), expected)
     assert np.array_equal(fill(entry, region), expected[region.slices])
     turned = np.zeros(region.shape[::-1], np.float32).T
@@ -306,7 +322,7 @@ def test_blocks_of_an_array_follow_each_other_and_cut_no_whole_part_twice(case, 
         assert [n for region in found for n in places[region.slices].reshape(-1)] == list(range(places.size))
         if start == Orthogonal():
             ahead = math.prod(shape[: parts.axis % len(shape)])
-            assert len(found) == (len(entry.parts) if ahead == 1 else 1)
+            assert len(found) == (len(entry.parts) if ahead == parts.repeats == 1 else 1)
         else:
             assert max(math.prod(region.shape) for region in found) <= most
 
@@ -351,11 +367,12 @@ def test_fingerprints_and_differences_know_the_parts():
         parts = sb.Parts(("b.q", "b.k"), **{"sizes": (2, 2), **facts})
         return sb.plan(specs((4, 4)), recipe=Normal(std=1.0), parts={"a.*": parts})
 
-    plans = [planned(), planned(sizes=(1, 3)), planned(axis=1), planned(order=(1, 0))]
+    plans = [planned(), planned(sizes=(1, 3)), planned(axis=1), planned(order=(1, 0)), planned(sizes=(1, 1), repeats=2)]
     plans += [sb.plan(specs((4, 4)), recipe=Normal(std=1.0))]
     assert len({p.fingerprint() for p in plans}) == len(plans)
     assert planned().fingerprint() == planned().fingerprint()
     assert not planned().diff(planned())
+    assert all(sb.Plan.from_json(p.to_json()) == p for p in plans)
     assert all(planned().diff(other) for other in plans[1:])
     assert (
         "a.all.w",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from seedbed.plan import Entry
@@ -15,24 +16,34 @@ from seedbed.region import Region
 def within(entry: Entry, region: Region, out: NDArray[Any]) -> Iterator[tuple[Entry, Region, NDArray[Any]]]:
     """The logical parameters that a region has elements of: each one's region, and the place of its values.
 
+    Each place is to be filled before the next is asked for.
+
     Args:
         entry: Of the array.
         region: A box inside the array that is not empty.
         out: An array of the region's shape.
     """
     for cut, part in entry.parts:
-        first, last = max(region.start[cut.axis], cut.start), min(region.stop[cut.axis], cut.stop)
-        if first >= last:
+        ahead, rank = cut.axis, len(region.start)
+        origin, end = region.start[ahead], region.stop[ahead]
+        first, last = cut.before(origin), cut.before(end)
+        if first == last:
             continue
-        before, rank = cut.axis, len(region.start)
-        starts = (*region.start[:before], first - cut.start, *region.start[before + 1 :])
-        stops = (*region.stop[:before], last - cut.start, *region.stop[before + 1 :])
-        origin = region.start[before]
-        place = out[(slice(None),) * before + (slice(first - origin, last - origin),)]
+        starts = (*region.start[:ahead], first, *region.start[ahead + 1 :])
+        stops = (*region.stop[:ahead], last, *region.stop[ahead + 1 :])
+        if cut.every:
+            along = np.arange(origin, end) % cut.every
+            there: Any = np.flatnonzero((along >= cut.start) & (along < cut.stop))
+        else:
+            there = slice(first + cut.start - origin, last + cut.start - origin)
+        there = (*(slice(None) for _ in range(ahead)), there)
+        place = out[there]  # a copy where there are several runs
         axes = cut.axes(rank)
-        left = tuple(axis - (cut.dropped and axis > before) for axis in axes)
-        place = (place.squeeze(before) if cut.dropped else place).transpose(left)
-        yield part, Region(tuple(starts[axis] for axis in axes), tuple(stops[axis] for axis in axes)), place
+        left = tuple(axis - (cut.dropped and axis > ahead) for axis in axes)
+        seen = (place.squeeze(ahead) if cut.dropped else place).transpose(left)
+        yield part, Region(tuple(starts[axis] for axis in axes), tuple(stops[axis] for axis in axes)), seen
+        if cut.every:
+            out[there] = place
 
 
 def runs(entry: Entry) -> Iterator[tuple[Region, bool]]:
@@ -42,10 +53,11 @@ def runs(entry: Entry) -> Iterator[tuple[Region, bool]]:
     once; where such parts lie between each other, the whole array is the only run.
     """
     shape = entry.spec.sizes
-    axis = entry.parts[0][0].axis if entry.parts else 0
-    if not entry.parts or not entry.whole or math.prod(shape[:axis]) != 1:
+    first = entry.parts[0][0] if entry.parts else None
+    if first is None or not entry.whole or first.every or math.prod(shape[: first.axis]) != 1:
         yield Region.whole(shape), entry.whole
         return
+    axis = first.axis
     for cut, part in entry.parts:
         starts = (*(0 for _ in shape[:axis]), cut.start, *(0 for _ in shape[axis + 1 :]))
         yield Region(starts, (*shape[:axis], cut.stop, *shape[axis + 1 :])), part.whole

@@ -330,7 +330,7 @@ def _plain(cut: Cut) -> dict[str, Any]:
 
 
 def _cut(data: Mapping[str, Any]) -> Cut:
-    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "entry"}
+    kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "entry"}
     return Cut(**kept)
 
 
@@ -339,8 +339,9 @@ def _shown_parts(entry: Entry) -> str:
     places = []
     for cut, part in entry.parts:
         where = f"{cut.start}" if cut.dropped else f"{cut.start}:{cut.stop}"
+        every = f"every {cut.every} of " if cut.every else ""
         order = f" as {cut.order}" if cut.order else ""
-        places.append(f"{part.spec.path} at {where} of axis {cut.axis}{order}")
+        places.append(f"{part.spec.path} at {where} of {every}axis {cut.axis}{order}")
     return ", ".join(places)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Cut:
         axis: The axis along which it takes a part of the array.
         start: Where that part begins.
         stop: Where it ends.
+        every: How many places along the axis these are counted in, again and again; 0 for all of them, once.
         dropped: Whether the logical parameter lacks the axis, of which it takes one place.
         order: The axes that remain, counted without a dropped one, as the logical parameter has them; empty
             where it has them in the array's order.
@@ -32,6 +34,7 @@ class Cut:
     axis: int
     start: int
     stop: int
+    every: int = 0
     dropped: bool = False
     order: tuple[int, ...] = ()
 
@@ -40,9 +43,14 @@ class Cut:
         left = tuple(a for a in range(rank) if a != self.axis or not self.dropped)
         return tuple(left[n] for n in self.order) if self.order else left
 
+    def before(self, place: int) -> int:
+        """How many of its places there are before a place of the axis."""
+        times, rest = divmod(place, self.every) if self.every else (0, place)
+        return times * (self.stop - self.start) + min(max(rest, self.start), self.stop) - self.start
+
     def shape(self, shape: Shape) -> Shape:
-        """The logical parameter's shape, from the array's."""
-        sizes = (*shape[: self.axis], self.stop - self.start, *shape[self.axis + 1 :])
+        """The logical parameter's shape, from the array's, whose size along the axis is known."""
+        sizes = (*shape[: self.axis], self.before(shape[self.axis] or 0), *shape[self.axis + 1 :])
         return tuple(sizes[axis] for axis in self.axes(len(shape)))
 
 
@@ -59,6 +67,8 @@ class Parts:
             pattern's `*` matched, in order.
         axis: The array's axis along which they lie.
         sizes: How much of the axis each takes; equal parts when left out.
+        repeats: How often parts of these sizes follow each other along the axis: once for each head, where
+            every head's q, k and v lie together.
         stacked: Whether each takes one place of the axis, and lacks it. One name then stands for all:
             its `{}` is 0, 1, 2 and so on.
         order: The axes of a part as the logical parameter has them: `(1, 0)` where the array has (in, out)
@@ -86,6 +96,7 @@ class Parts:
     names: tuple[str, ...]
     axis: int = 0
     sizes: tuple[int, ...] | None = None
+    repeats: int = 1
     stacked: bool = False
     order: tuple[int, ...] | None = None
     axes: tuple[str, ...] | None = None
@@ -110,6 +121,8 @@ class Parts:
             ("sizes", counted, "a tuple of whole numbers, 1 or more"),
             ("sizes", sizes is None or not self.stacked, "left out with stacked=True, where each takes one place"),
             ("sizes", sizes is None or len(sizes) == len(self.names), "one for each name"),
+            ("repeats", type(self.repeats) is int and self.repeats > 0, "a whole number, 1 or more"),
+            ("repeats", self.repeats == 1 or not self.stacked, "1 with stacked=True"),
             ("order", numbers, "a tuple that names each axis once, from 0"),
             ("axes", self.axes is None or set(self.axes) <= set(AXIS_ROLES), f"roles out of {', '.join(AXIS_ROLES)}"),
             ("role", self.role is None or self.role in ROLES, f"one of {', '.join(ROLES)}"),
@@ -131,13 +144,13 @@ class Parts:
         for number, cut in enumerate(cuts):
             path, *aliases = (names[number] for names in paths)
             part = self._part(spec, cut, path, tuple(aliases))
-            for name in ("copied", "stream"):  # where the array itself has numbers of another, so has its part
-                found = captured(pattern, getattr(spec, name))
-                other = self._named(pattern, found, len(cuts))[number] if found is not None else ""
-                part = dataclasses.replace(part, **{name: other})
-            if spec.copied and not part.copied:
-                part = dataclasses.replace(part, start=None)  # the start of the whole, and of it alone
-            made.append((cut, part))
+            others = []
+            for other in (spec.copied, spec.stream):  # where the array itself has numbers of another, so has its part
+                found = captured(pattern, other)
+                others.append(self._named(pattern, found, len(cuts))[number] if found is not None else "")
+            copied, stream = others
+            start = None if spec.copied and not copied else part.start  # that of the whole, and of it alone
+            made.append((cut, dataclasses.replace(part, copied=copied, stream=stream, start=start)))
         return made
 
     def _cuts(self, spec: ParamSpec) -> list[Cut]:
@@ -156,11 +169,11 @@ class Parts:
             )
         numbered = self.stacked and "{}" in self.names[0]
         count = size if numbered else len(self.names)
-        sizes = self.sizes or (1 if self.stacked else size // count,) * count
-        if sum(sizes) != size:
+        sizes = self.sizes or (1 if self.stacked else size // self.repeats // count,) * count
+        if sum(sizes) * self.repeats != size:
             what = (
                 f"whose sizes are {self.sizes}" if self.sizes else "each of one place" if self.stacked else "all equal"
-            )
+            ) + (f", {self.repeats} times over" if self.repeats > 1 else "")
             raise PlanError(
                 f"{spec.path}: {size} along axis {axis} are not {count} parts, {what}.",
                 facts=facts,
@@ -168,7 +181,8 @@ class Parts:
                 path=spec.path,
             )
         ends = [sum(sizes[:n]) for n in range(count + 1)]
-        return [Cut(axis, a, b, self.stacked, order) for a, b in zip(ends, ends[1:], strict=False)]
+        every = ends[-1] if self.repeats > 1 else 0
+        return [Cut(axis, a, b, every, self.stacked, order) for a, b in itertools.pairwise(ends)]
 
     def _named(self, pattern: str, stars: Sequence[str], count: int) -> list[str]:
         names = []
@@ -229,7 +243,8 @@ def _blocks(spec: ParamSpec, cut: Cut, axis: int) -> int:
     size, blocks = spec.shape[axis], spec.packed[axis]
     if axis != cut.axis or not size:
         return blocks
-    return max(1, blocks * (cut.stop - cut.start) // size) if blocks * (cut.stop - cut.start) % size == 0 else 1
+    there, over = divmod(blocks * cut.before(size), size)
+    return 1 if over else max(1, there)
 
 
 def _layout(layout: Layout | None, cut: Cut, rank: int) -> Layout | None:
@@ -250,6 +265,8 @@ def _start(spec: ParamSpec, cut: Cut) -> Initializer | None:
 
 def _of_part(start: Initializer, spec: ParamSpec, cut: Cut) -> Initializer | None:
     if isinstance(start, Overlay):
+        if cut.every:
+            return None
         base, *inside = (_of_part(part, spec, cut) for part in start.parts)
         boxes = []
         for (box, _), part in zip(start.boxes, inside, strict=True):
