@@ -384,6 +384,7 @@ def test_fingerprints_and_differences_know_the_parts():
         specs((4, 4)), recipe={"b.q": Ones(), "*": Normal(std=1.0)}, parts={"a.*": sb.Parts(("b.q", "b.k"))}
     )
     assert ("b.q", "starts as", "Normal(std=1)", "Ones()") in planned().diff(other).rows
+    assert other.fingerprint() != planned().fingerprint()
 
 
 def test_names_of_streams_are_those_of_the_parts():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from seedbed.errors import PlanError, columns, nearest, quoted, shown
+from seedbed.errors import FanError, PlanError, columns, nearest, quoted, shown
 from seedbed.initializers import Initializer, Keep
 from seedbed.plan.decide import Streams, Translate, decide
 from seedbed.plan.entries import Entry, Plan
@@ -81,7 +81,14 @@ class Holding:
         }
         inside = {leaf.path: whole[h.spec.path] for h in self.held if h.parts for leaf in h.leaves()}
         given = {**known, **{path: start for path, start in inside.items() if start is not None}}
-        made = decide(self.logical, recipe, seed=seed, streams=streams, translate=translate, given=given)
+        try:
+            made = decide(self.logical, recipe, seed=seed, streams=streams, translate=translate, given=given)
+        except FanError as error:
+            lost = getattr(error, "paths", None) or [error.path]
+            if not any(path in inside for path in lost):
+                raise
+            remedy = "Give one role to each axis of a part, with\n    Parts(..., axes=(...))"
+            raise FanError(error.sentence, facts=error.facts, remedy=remedy, paths=tuple(lost)) from None
         entries = {entry.spec.path: entry for entry in made}
         return dataclasses.replace(made, entries=tuple(_joined(h, entries, whole.get(h.spec.path)) for h in self.held))
 
@@ -126,14 +133,27 @@ def holding(specs: Specs, parts: Mapping[str, Parts] | None) -> Holding:
     held = tuple(cut(spec, parts) for spec in specs)
     for pattern in parts:
         if pattern not in used:
-            paths = [spec.path for spec in specs]
-            raise PlanError(
-                f"parts: {pattern!r} matches no parameter.",
-                facts=["The parameters:", *shown(paths)],
-                remedy=f"{nearest(pattern, paths)}\nGive a glob that matches a whole path, and that none above it takes.",
-                pattern=pattern,
-            )
+            raise _idle(pattern, parts, [spec.path for spec in specs])
     return Holding(specs, held)
+
+
+def _idle(pattern: str, parts: Mapping[str, Parts], paths: Sequence[str]) -> PlanError:
+    """The error of a pattern that matches nothing, or nothing that is left."""
+    taken = [path for path in paths if captured(pattern, path) is not None]
+    if taken:
+        first = next(n for n in parts if captured(n, taken[0]) is not None)
+        return PlanError(
+            f"parts: {pattern!r} matches no parameter that {first!r} above it does not take.",
+            facts=shown(taken),
+            remedy="Write the pattern that matches fewer above the one that matches more.",
+            pattern=pattern,
+        )
+    return PlanError(
+        f"parts: {pattern!r} matches no parameter.",
+        facts=["The parameters:", *shown(paths)],
+        remedy=f"{nearest(pattern, paths)}\nGive a glob that matches a whole path.",
+        pattern=pattern,
+    )
 
 
 def _free(path: str, spec: ParamSpec, taken: dict[str, str]) -> None:

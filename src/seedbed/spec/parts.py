@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,19 +139,24 @@ class Parts:
             UnknownSizeError: Its size along the axis is not settled.
         """
         cuts = self._cuts(spec)
-        stars = [s for s in (captured(pattern, p) for p in spec.paths) if s is not None]
-        paths = [self._named(pattern, found, len(cuts)) for found in stars]
+
+        def names(path: str) -> list[str]:
+            stars = captured(pattern, path)
+            return [] if stars is None else self._named(pattern, stars, len(cuts))
+
+        mine = [found for found in map(names, spec.paths) if found]
+        copied, streams = names(spec.copied), names(spec.stream)  # where the array's numbers are another's
         made = []
         for number, cut in enumerate(cuts):
-            path, *aliases = (names[number] for names in paths)
-            part = self._part(spec, cut, path, tuple(aliases))
-            others = []
-            for other in (spec.copied, spec.stream):  # where the array itself has numbers of another, so has its part
-                found = captured(pattern, other)
-                others.append(self._named(pattern, found, len(cuts))[number] if found is not None else "")
-            copied, stream = others
-            start = None if spec.copied and not copied else part.start  # that of the whole, and of it alone
-            made.append((cut, dataclasses.replace(part, copied=copied, stream=stream, start=start)))
+            path, *aliases = (found[number] for found in mine)
+            facts = {
+                "path": path,
+                "aliases": tuple(aliases),
+                "copied": copied[number] if copied else "",
+                "stream": streams[number] if streams else "",
+                "start": None if spec.copied and not copied else _start(spec, cut),  # or that of the whole alone
+            }
+            made.append((cut, self._part(spec, cut, facts)))
         return made
 
     def _cuts(self, spec: ParamSpec) -> list[Cut]:
@@ -198,22 +204,20 @@ class Parts:
             names.append("".join(text + star for text, star in zip(texts, [*stars[: len(texts) - 1], ""], strict=True)))
         return names
 
-    def _part(self, spec: ParamSpec, cut: Cut, path: str, aliases: tuple[str, ...]) -> ParamSpec:
+    def _part(self, spec: ParamSpec, cut: Cut, facts: Mapping[str, Any]) -> ParamSpec:
         kept = cut.axes(len(spec.shape))
         packed = [_blocks(spec, cut, axis) for axis in kept] if spec.packed else []
         return dataclasses.replace(
             spec,
-            path=path,
+            **facts,
             shape=cut.shape(spec.shape),
             role=self.role or spec.role,
             axes=self.axes or (tuple(spec.axes[axis] for axis in kept) if spec.axes else ()),
             packed=tuple(packed) if any(n > 1 for n in packed) else (),
-            start=_start(spec, cut),
-            aliases=aliases,
             views=(),
             layout=_layout(spec.layout, cut, len(spec.shape)),
             unit=None,
-            leaf=spec.leaf if path.rpartition(".")[2] == spec.path.rpartition(".")[2] else "",
+            leaf=spec.leaf if facts["path"].rpartition(".")[2] == spec.path.rpartition(".")[2] else "",
         )
 
 
@@ -224,10 +228,15 @@ def captured(pattern: str, path: str) -> list[str] | None:
         >>> captured("*.attn.qkv.*", "h.0.attn.qkv.weight")
         ['h.0', 'weight']
     """
+    found = _expression(pattern).fullmatch(path)
+    return list(found.groups()) if found else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _expression(pattern: str) -> re.Pattern[str]:
     between = re.split(r"\*+(?![^[]*\])", pattern)  # a star in brackets is a letter
     plain = (re.sub(r"\\[zZ]\Z", "", fnmatch.translate(text)) for text in between)
-    found = re.fullmatch("(.*?)".join(plain), path, re.DOTALL)
-    return list(found.groups()) if found else None
+    return re.compile("(.*?)".join(plain), re.DOTALL)
 
 
 def _texts(names: Any) -> bool:
