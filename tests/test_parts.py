@@ -192,7 +192,11 @@ class Apart(linen.Module):
 LAYERS = {"*layers.*": sb.Parts("*layers_{}.*", stacked=True)}
 
 
-@pytest.mark.parametrize("start", [HeNormal(), XavierUniform(), SPIKES, jax.nn.initializers.orthogonal()], ids=str)
+@pytest.mark.parametrize(
+    "start",
+    [HeNormal(), XavierUniform(), SPIKES, jax.nn.initializers.orthogonal()],
+    ids=["he", "xavier", "spikes", "jax"],
+)
 def test_layers_stacked_for_scan_start_as_separate_ones(start):
     recipe = {WEIGHTS: start, "*": Normal(std=1.0)}
     stacked = sb.initialize(Stack(3), (2, 5), recipe=recipe, parts=LAYERS)["params"]["layers"]["up"]
