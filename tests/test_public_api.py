@@ -11,7 +11,7 @@ import seedbed as sb
 from seedbed import initializers
 
 NAMES = [
-    "Input", "ParamSpec", "Specs", "initializers", "Where", "Rule", "Recipe", "Entry", "Plan", "Division", "Finding", "Findings",
+    "Input", "ParamSpec", "Specs", "Parts", "initializers", "Where", "Rule", "Recipe", "Entry", "Plan", "Division", "Finding", "Findings",
     "SeedbedError", "deferred", "dim", "lazy", "trace", "plan", "divide", "materialize", "initialize", "apply_init", "write",
     "check", "fingerprint",
 ]  # fmt: skip
@@ -19,9 +19,9 @@ SIGNATURES = {
     "dim": "(axis, input=0)",
     "lazy": "(cls, *arguments, **keywords)",
     "trace": "(model, *inputs, **keywords)",
-    "plan": "(model_or_specs, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), **keywords)",
+    "plan": "(model_or_specs, *inputs, recipe=None, seed=0, streams=None, parts=None, checkpoint=None, leave=(), **keywords)",
     "materialize": "(plan, model, *, device=None, sharding=None, threads=None, progress=None, replace=False, collective=True)",
-    "initialize": "(model, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), device=None, sharding=None, threads=None, progress=None, replace=False, collective=True, **keywords)",
+    "initialize": "(model, *inputs, recipe=None, seed=0, streams=None, parts=None, checkpoint=None, leave=(), device=None, sharding=None, threads=None, progress=None, replace=False, collective=True, **keywords)",
     "apply_init": "(model, inputs, init=None, *, seed=0)",
     "write": "(plan, path, *, shard_size='5GB', model=None, threads=None, progress=None)",
     "check": "(params_or_path, plan, *, progress=None, collective=True)",

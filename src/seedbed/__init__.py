@@ -10,7 +10,7 @@ from seedbed.errors import SeedbedError
 from seedbed.mesh import Division, divide
 from seedbed.plan import Entry, Plan
 from seedbed.recipe import Recipe, Rule, Where
-from seedbed.spec import Input, ParamSpec, Specs
+from seedbed.spec import Input, ParamSpec, Parts, Specs
 from seedbed.verbs import (
     apply_init,
     check,
@@ -31,6 +31,7 @@ __all__ = [  # noqa: RUF022 -- in the order in which the data meets them
     "Input",
     "ParamSpec",
     "Specs",
+    "Parts",
     "initializers",
     "Where",
     "Rule",

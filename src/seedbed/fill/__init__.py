@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from seedbed import engine, threefry
 from seedbed.errors import InitializerError, PlanError, RegionError, quoted
 from seedbed.fill import matrices
+from seedbed.fill.parts import runs, within
 from seedbed.fill.words import words
 from seedbed.initializers import (
     Chain,
@@ -44,15 +45,20 @@ Array = NDArray[Any]
 
 
 def pieces(entry: Entry, most: int, shard: Shard | None = None) -> Iterator[tuple[Region, Region]]:
-    """An entry in blocks: where each lies in the whole, and in a shard's memory; boxes where its start needs the whole."""
+    """An entry in blocks: where each lies in the whole, and in a shard's memory.
+
+    What needs the whole array, or the whole part of one, is one block.
+    """
     shard = Shard.whole(entry.spec.sizes) if shard is None else shard
-    return shard.boxes() if entry.start is not None and _whole(entry.start) else shard.blocks(most)
-
-
-def _whole(start: Initializer) -> bool:
-    if isinstance(start, Overlay):
-        return any(map(_whole, (start.base, *(part for _, part in start.boxes))))
-    return start.whole
+    for there, here in shard.boxes():
+        origin = tuple(a - b for a, b in zip(there.start, here.start, strict=True))
+        for run, whole in runs(entry):
+            common = there.shared(run)
+            if common is None:
+                continue
+            for block in blocks(common.shape, math.prod(common.shape) if whole else most):
+                place = block.moved(tuple(-n for n in common.start))
+                yield place, place.moved(origin)
 
 
 def storage_dtype(dtype: str) -> np.dtype[Any]:
@@ -94,19 +100,22 @@ def fill(entry: Entry, region: Region | None = None, out: Array | None = None) -
     if not region.within(shape):
         ends = f"{quoted(region.start)}..{quoted(region.stop)}"
         raise RegionError(f"{spec.path}: region {ends} reaches outside {spec.shown_shape}.", path=spec.path)
-    if start is None or entry.kept:
+    if (start is None and not entry.parts) or entry.kept:
         raise PlanError(
             f"{spec.path}: the plan keeps the values that are there, and holds none itself.", path=spec.path
         )
     out = _memory(spec, region) if out is None else out
     _judge(out, spec, region)
-    if isinstance(start, Chain):
+    if entry.parts:
+        for part, box, place in within(entry, region, out) if out.size else ():
+            fill(part, box, place)
+    elif isinstance(start, Chain):
         _chain(start, entry, region, out)
     elif isinstance(start, Recorded):
         out[...] = _recorded(start, entry)[region.slices]
     elif isinstance(start, Loaded):
         out[...] = _loaded(start, spec)[region.slices]
-    elif out.size:
+    elif out.size and start is not None:
         _lay(start, entry.numbered, entry.key, region, np.asarray(out))
     return out
 

@@ -179,6 +179,11 @@ class Overlay(Initializer):
         """The base and what fills the boxes."""
         return (self.base, *(i for _, i in self.boxes))
 
+    @property
+    def whole(self) -> bool:  # type: ignore[override]
+        """Whether one of its parts needs the whole array."""
+        return any(part.whole for part in self.parts)
+
     def resolve(self, spec: HasFan) -> Initializer | None:
         base, *inside = (part.resolve(spec) for part in self.parts)
         boxes = tuple((box, part) for (box, _), part in zip(self.boxes, inside, strict=True) if part)

@@ -12,7 +12,7 @@ from typing import Any
 from seedbed import table
 from seedbed.errors import PlanError, SeedbedError, count, no_path
 from seedbed.initializers import Initializer, Keep, Native, from_dict
-from seedbed.spec import UNREADABLE, ParamSpec, Settled, remarks, settled_from, unknown_sizes, unreadable
+from seedbed.spec import UNREADABLE, Cut, ParamSpec, Settled, remarks, settled_from, unknown_sizes, unreadable
 
 VERSION = 1
 """Of the contract of the numbers (docs/determinism.md)."""
@@ -48,10 +48,13 @@ class Entry:
     Args:
         spec: The parameter.
         initializer: As the rule has it.
-        start: The same without fans, which is what is filled; `None` while a size it needs is unknown.
+        start: The same without fans, which is what is filled; `None` while a size it needs is unknown, and
+            where there are parts.
         why: The rule, or where the framework's own start was read.
         stream: The name its numbers are keyed by.
         seed: The user's integer.
+        parts: The logical parameters that it holds, each with its place and an entry of its own; together
+            they are all of it.
     """
 
     spec: ParamSpec
@@ -60,6 +63,7 @@ class Entry:
     why: str
     stream: str
     seed: int
+    parts: tuple[tuple[Cut, Entry], ...] = ()
 
     @cached_property
     def key(self) -> Key:
@@ -77,7 +81,13 @@ class Entry:
     @property
     def settled(self) -> bool:
         """Whether its sizes and its start are known."""
-        return self.spec.known and self.start is not None
+        started = all(part.settled for _, part in self.parts) if self.parts else self.start is not None
+        return self.spec.known and started
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether some of its values cannot be computed without others."""
+        return any(part.whole for _, part in self.parts) or (self.start is not None and self.start.whole)
 
     @property
     def kept(self) -> bool:
@@ -89,11 +99,44 @@ class Entry:
         """The start as a table says it."""
         if self.kept:
             return "the values it has"
+        if self.parts:
+            return "in parts"
         if self.start is None:
             return "as its layer starts it" if self.initializer == Keep() else str(self.initializer)
         if self.start == self.initializer or self.initializer == Keep():
             return str(self.start)
         return f"{self.initializer}: {self.start}"
+
+    def all(self) -> Iterator[Entry]:
+        """Itself and what it holds, at every depth."""
+        yield self
+        for _, part in self.parts:
+            yield from part.all()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, without the seed."""
+        return {
+            "spec": self.spec.to_dict(),
+            "initializer": self.initializer.to_dict(),
+            "start": None if self.start is None else self.start.to_dict(),
+            "why": self.why,
+            **({"stream": self.stream} if self.stream != self.spec.path else {}),
+            **({"parts": [{**_plain(cut), "entry": e.to_dict()} for cut, e in self.parts]} if self.parts else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], seed: int) -> Entry:
+        """The inverse of `to_dict`."""
+        spec = ParamSpec.from_dict(data["spec"])
+        return cls(
+            spec=spec,
+            initializer=from_dict(data["initializer"]),
+            start=from_dict(data["start"]) if data["start"] is not None else None,
+            why=data["why"],
+            stream=data.get("stream", spec.path),
+            seed=seed,
+            parts=tuple((_cut(part), cls.from_dict(part["entry"], seed)) for part in data.get("parts", ())),
+        )
 
 
 @dataclass(frozen=True)
@@ -121,10 +164,16 @@ class Plan:
         return len(self.entries)
 
     def __getitem__(self, path: str) -> Entry:
-        """The entry at `path`, which may be one of its aliases."""
-        if path in self.paths:
-            return self.paths[path]
-        raise no_path("plan", path, self.paths)
+        """The entry at `path`, which may be one of its aliases, or of a logical parameter that another holds."""
+        found = self.paths.get(path) or next((e for e in self.all() if path in e.spec.paths), None)
+        if found is None:
+            raise no_path("plan", path, (p for e in self.all() for p in e.spec.paths))
+        return found
+
+    def all(self) -> Iterator[Entry]:
+        """Every entry, and those of the logical parameters that some hold, after it."""
+        for entry in self.entries:
+            yield from entry.all()
 
     @cached_property
     def paths(self) -> Mapping[str, Entry]:
@@ -155,28 +204,12 @@ class Plan:
         """
         import hashlib
 
-        rows = [
-            [
-                *(e.spec.path, e.spec.shape, e.spec.dtype, e.spec.axes, e.stream, _decisive(e), list(e.spec.paths[1:])),
-                *(dataclasses.astuple(e.numbered.layout) if e.numbered.layout else ()),
-            ]
-            for e in self.entries
-        ]
+        rows = [_row(e) for e in self.entries]
         text = json.dumps([VERSION, self.seed, rows], sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> str:
         """JSON text, read back by `from_json`."""
-        entries = [
-            {
-                "spec": e.spec.to_dict(),
-                "initializer": e.initializer.to_dict(),
-                "start": _plain(e.start),
-                "why": e.why,
-                **({"stream": e.stream} if e.stream != e.spec.path else {}),
-            }
-            for e in self.entries
-        ]
         data = {
             "seedbed": VERSION,
             "seed": self.seed,
@@ -184,7 +217,7 @@ class Plan:
             "framework": self.framework,
             "fingerprint": self.fingerprint(),
             "settled": [dataclasses.asdict(s) for s in self.settled],
-            "entries": entries,
+            "entries": [e.to_dict() for e in self.entries],
         }
         return json.dumps(data, indent=1, ensure_ascii=False)
 
@@ -203,22 +236,9 @@ class Plan:
                     facts=[f"expected  {VERSION}", f"got       {data['seedbed']!r}"],
                     remedy="Make the plan again, from the model and the recipe.",
                 )
-            entries = []
-            for e in data["entries"]:
-                spec = ParamSpec.from_dict(e["spec"])
-                start = from_dict(e["start"]) if e["start"] is not None else None
-                entries.append(
-                    Entry(
-                        spec=spec,
-                        initializer=from_dict(e["initializer"]),
-                        start=start,
-                        why=e["why"],
-                        stream=e.get("stream", spec.path),
-                        seed=data["seed"],
-                    )
-                )
+            entries = tuple(Entry.from_dict(e, data["seed"]) for e in data["entries"])
             settled = settled_from(data["settled"])
-            plan = cls(tuple(entries), data["seed"], data["recipe"], data["framework"], settled)
+            plan = cls(entries, data["seed"], data["recipe"], data["framework"], settled)
             written, found = data["fingerprint"], plan.fingerprint()
         except SeedbedError:
             raise
@@ -234,8 +254,9 @@ class Plan:
 
     def table(self, *, fold: bool | None = None, width: int | None = None) -> str:
         """Columns of text; `fold` writes rows that differ in a number only as one (by default when many)."""
-        rows = [[e.spec.path, e.spec.shown_shape, e.spec.dtype, e.shown_start, e.why, remarks(e.spec)] for e in self]
+        rows = [line for e in self for line in _lines(e)]
         rows = table.fold(rows) if (len(rows) > table.MANY if fold is None else fold) else rows
+        rows = [[depth + path, *cells] for path, *cells, depth in rows]
         return table.table(["parameter", "shape", "dtype", "starts as", "because", "remarks"], rows, width=width)
 
     @property
@@ -256,7 +277,7 @@ class Plan:
 
     def diff(self, other: Plan) -> Difference:
         """What would start otherwise under `other`."""
-        mine, theirs = ({e.spec.path: e for e in plan} for plan in (self, other))
+        mine, theirs = ({e.spec.path: e for e in plan.all()} for plan in (self, other))
         rows = []
         for path in [*mine, *(p for p in theirs if p not in mine)]:
             a, b = mine.get(path), theirs.get(path)
@@ -269,6 +290,7 @@ class Plan:
                 ("stream", a.stream, b.stream),
                 ("seed", str(a.seed), str(b.seed)),
                 ("ties", ", ".join(a.spec.paths[1:]), ", ".join(b.spec.paths[1:])),
+                ("parts", _shown_parts(a), _shown_parts(b)),
             ):
                 if left != right:
                     rows.append((path, what, left, right))
@@ -294,8 +316,43 @@ class Difference:
         return table.table(["parameter", "what", "this plan", "the other"], [list(r) for r in self.rows])
 
 
-def _plain(start: Initializer | None) -> Any:
-    return None if start is None else start.to_dict()
+def _lines(entry: Entry, depth: str = "") -> Iterator[list[str]]:
+    """Rows of a table, at last how far each is set in; what an entry holds follows it."""
+    spec = entry.spec
+    yield [spec.path, spec.shown_shape, spec.dtype, entry.shown_start, entry.why, remarks(spec), depth]
+    for _, part in entry.parts:
+        yield from _lines(part, f"{depth}· ")
+
+
+def _plain(cut: Cut) -> dict[str, Any]:
+    """What is not at its default."""
+    return {f.name: v for f in dataclasses.fields(cut) if (v := getattr(cut, f.name)) != f.default}
+
+
+def _cut(data: Mapping[str, Any]) -> Cut:
+    kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "entry"}
+    return Cut(**kept)
+
+
+def _shown_parts(entry: Entry) -> str:
+    """Where the logical parameters lie that an entry holds."""
+    places = []
+    for cut, part in entry.parts:
+        where = f"{cut.start}" if cut.dropped else f"{cut.start}:{cut.stop}"
+        every = f"every {cut.every} of " if cut.every else ""
+        order = f" as {cut.order}" if cut.order else ""
+        places.append(f"{part.spec.path} at {where} of {every}axis {cut.axis}{order}")
+    return ", ".join(places)
+
+
+def _row(entry: Entry) -> list[Any]:
+    """What decides an entry's numbers, for the fingerprint."""
+    spec, layout = entry.spec, entry.numbered.layout
+    return [
+        *(spec.path, spec.shape, spec.dtype, spec.axes, entry.stream, _decisive(entry), list(spec.paths[1:])),
+        *(dataclasses.astuple(layout) if layout else ()),
+        *([[dataclasses.astuple(cut), _row(part)] for cut, part in entry.parts]),
+    ]
 
 
 def _decisive(entry: Entry) -> Any:

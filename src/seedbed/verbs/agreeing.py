@@ -79,7 +79,8 @@ def _compare(plan: Plan, ranks: Ranks, problem: SeedbedError | None) -> None:
 def _compare_paths(plan: Plan, ranks: Ranks) -> None:
     """Ranks may hold different parts of a model, as the stages of a pipeline are; what two of them hold is to be one."""
     words = {e.spec.path: _words(e, ranks) for e in plan}
-    digests = {path: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for path, text in words.items()}
+    alone = {e.spec.path: Plan((e,), plan.seed).fingerprint() for e in plan}
+    digests = {p: hashlib.blake2b((text + alone[p]).encode(), digest_size=8).hexdigest() for p, text in words.items()}
     theirs: dict[str, set[str]] = {}
     for text in ranks.gather(json.dumps(digests)).values():
         for path, digest in json.loads(text).items():
@@ -102,7 +103,12 @@ def _compare_paths(plan: Plan, ranks: Ranks) -> None:
 def _words(entry: Entry, ranks: Ranks) -> str:
     spec = entry.spec
     layout = next((ranks.layouts[p] for p in spec.paths if p in ranks.layouts), "not sharded")
-    parts = [f"{spec.dtype}{spec.shown_shape}", repr(entry.start), f"stream {entry.stream}", layout]
+    parts = [
+        f"{spec.dtype}{spec.shown_shape}",
+        repr(entry.start) if entry.start is not None else entry.shown_start,
+        f"stream {entry.stream}",
+        layout,
+    ]
     return ", ".join([*parts, *(f"also {path}" for path in spec.paths[1:])])
 
 

@@ -9,10 +9,10 @@ from typing import Any, Union
 from seedbed.errors import InputError
 from seedbed.frameworks import framework_of, loaded
 from seedbed.initializers import Initializer
-from seedbed.plan import Plan, Streams, decide
+from seedbed.plan import Plan, Streams, holding
 from seedbed.recipe import InitializerLike, Recipe, WhereLike
 from seedbed.recipes import recipe_of
-from seedbed.spec import Specs
+from seedbed.spec import Parts, Specs
 
 RecipeLike = Union[Recipe, str, "os.PathLike[str]", InitializerLike, Mapping[WhereLike, InitializerLike], None]
 
@@ -51,6 +51,7 @@ def plan(
     recipe: RecipeLike = None,
     seed: int = 0,
     streams: Streams = None,
+    parts: Mapping[str, Parts] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     leave: Sequence[str] = (),
     **keywords: Any,
@@ -65,6 +66,10 @@ def plan(
         seed: From 0 to 2**64 - 1.
         streams: Names that replace some paths in the keys of the numbers, or `"position"`: the number of each
             layer and PyTorch's name for the parameter, which makes the same network start equal in every framework.
+        parts: For patterns of paths, the logical parameters that the arrays there hold: see `Parts`. Recipe and
+            streams then speak of these. With `recipe=None` a part starts as its array's own start says of
+            single elements; an array whose own start is none of single elements, that has values which
+            are kept, or that comes from a checkpoint stays whole.
         checkpoint: A safetensors file, index or folder: what it holds starts from there, before any rule.
         leave: Patterns of names in the checkpoint that are not for this model.
         **keywords: As for `trace`.
@@ -76,6 +81,7 @@ def plan(
         UnmatchedError: Parameters that no rule matches.
         UnusedRuleError: Rules that decide nothing.
         CheckpointError: The checkpoint is not sound, or holds what does not fit; all of it is listed.
+        PlanError: Arrays cannot be cut into these parts.
         SeedbedError: And what `trace` raises.
 
     Example:
@@ -96,9 +102,10 @@ def plan(
     else:
         found = framework_of(model_or_specs)
         specs = found.trace(model_or_specs, inputs, keywords)
-    made = recipe_of(recipe, specs)
+    held = holding(specs, parts)
+    made = recipe_of(recipe, held.logical)
     given = checkpoint_for(specs, checkpoint, leave)
-    return decide(specs, made, seed=seed, streams=streams, translate=found.translate if found else None, given=given)
+    return held.decide(made, seed=seed, streams=streams, translate=found.translate if found else None, given=given)
 
 
 def checkpoint_for(

@@ -10,10 +10,10 @@ from typing import Any
 from seedbed.frameworks import framework_of
 from seedbed.initializers import Initializer
 from seedbed.materialize import Which, run
-from seedbed.plan import Plan, Streams, decide, streams_of
+from seedbed.plan import Plan, Streams, decide, holding, streams_of
 from seedbed.recipe import Recipe
 from seedbed.recipes import recipe_of
-from seedbed.spec import ParamSpec
+from seedbed.spec import ParamSpec, Parts
 from seedbed.verbs.agreeing import agree
 from seedbed.verbs.asked import ProgressLike, require_plan, shown
 from seedbed.verbs.planning import RecipeLike, checkpoint_for
@@ -92,6 +92,7 @@ def initialize(
     recipe: RecipeLike = None,
     seed: int = 0,
     streams: Streams = None,
+    parts: Mapping[str, Parts] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     leave: Sequence[str] = (),
     device: Any = None,
@@ -113,6 +114,7 @@ def initialize(
         recipe: As for `plan`.
         seed: As for `plan`.
         streams: As for `plan`.
+        parts: As for `plan`; then no size may be unknown.
         checkpoint: As for `plan`; what it holds is loaded, the rest starts as planned.
         leave: As for `plan`.
         device: As for `materialize`.
@@ -138,11 +140,12 @@ def initialize(
     """
     framework = framework_of(model)
     specs = framework.trace(model, inputs, keywords)
-    made = recipe_of(recipe, specs)
+    held = holding(specs, parts)
+    made = recipe_of(recipe, held.logical)
     given = checkpoint_for(specs, checkpoint, leave)
-    named = streams_of(streams, specs)
-    decided = decide(specs, made, seed=seed, streams=named, translate=framework.translate, given=given)
-    if given is not None and not (inputs or keywords):
+    named = streams_of(streams, held.logical)
+    decided = held.decide(made, seed=seed, streams=named, translate=framework.translate, given=given)
+    if (given is not None or parts) and not (inputs or keywords):
         decided.require_known()
     if not decided.unknown:
         agree(framework, decided, model, replace=replace, collective=collective)

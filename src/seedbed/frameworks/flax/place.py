@@ -140,7 +140,7 @@ def sharded(entry: Entry, sharding: Any) -> jax.Array:
 def _fill_all(entry: Entry, filled: Mapping[Region, Memory]) -> None:
     def pieces() -> Iterator[tuple[Region, NDArray[Any]]]:
         for region, memory in filled.items():
-            step = math.prod(region.shape) if entry.start is not None and entry.start.whole else BLOCK
+            step = math.prod(region.shape) if entry.whole else BLOCK
             for block in blocks(region.shape, step):
                 start = tuple(a + b for a, b in zip(region.start, block.start, strict=True))
                 stop = tuple(a + b for a, b in zip(region.start, block.stop, strict=True))
