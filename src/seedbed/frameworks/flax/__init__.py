@@ -120,8 +120,7 @@ def placing(plan: Plan, model: Any, device: Any, sharding: Any, which: Which) ->
     if which == "known":
         yield Room((), lambda: model)
         return
-    for entry in plan:
-        filling.add(entry, traced=traced)
+    filling.add(tuple(plan), traced=traced)
     yield Room(filling.jobs, lambda: _variables(plan, filling))
 
 

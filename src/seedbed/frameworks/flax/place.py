@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, SingleDeviceSharding
 from numpy.typing import NDArray
 
 from seedbed.errors import InputError, nearest
@@ -70,13 +72,29 @@ class Filling:
     jobs: list[Job] = field(default_factory=list)
     arrays: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
-    def add(self, entry: Entry, *, traced: bool = False) -> None:
-        """Make room for an entry's values, or make them where they belong."""
+    def add(
+        self, entries: Sequence[Entry], there: Mapping[str, Any] = MappingProxyType({}), *, traced: bool = False
+    ) -> None:
+        """Make room for entries' values, or make them where they belong; every sharding is judged before.
+
+        Args:
+            entries: What is to be filled.
+            there: By path, the shardings of arrays that are there, kept where nothing else is asked for.
+            traced: Whether a program is being traced, of which the values become a part.
+        """
+        if self.device is not None:
+            there = {}
+        shardings = [self._sharding(entry) or there.get(entry.spec.path) for entry in entries]
+        for entry, where in zip(entries, shardings, strict=True):
+            self._add(entry, where, traced=traced)
+
+    def _sharding(self, entry: Entry) -> Any:
+        return None if self.sharding is None else sharding_of(self.sharding, entry.spec)
+
+    def _add(self, entry: Entry, where: Any, *, traced: bool) -> None:
         spec = entry.spec
-        where = sharding_of(self.sharding, spec) if self.sharding is not None else None
         if traced:
-            made = on_device(entry)
-            self.arrays[spec.path] = lambda: made if made is not None else jnp.asarray(whole(entry))
+            self.arrays[spec.path] = lambda: inside(entry, where)
         elif where is not None:
             self.arrays[spec.path] = lambda: sharded(entry, where)
         elif self.device is not None and self.device.platform != "cpu":
@@ -95,46 +113,62 @@ def whole(entry: Entry) -> NDArray[Any]:
     return values
 
 
-def on_device(entry: Entry, region: Region | None = None) -> Any:
-    """A region's values made by JAX itself; `None` where only NumPy makes them."""
-    spec = entry.spec
+def on_device(entry: Entry) -> Any:
+    """An entry's values made by JAX itself; `None` where only NumPy makes them."""
     if entry.start is None:
         return None
-    corner, sizes = (region.start, region.shape) if region else (None, None)
-    layout = entry.numbered.layout
-    return numbers.values(entry.start, spec.dtype, entry.key, spec.sizes, corner, sizes, layout)
+    return numbers.values(entry.start, entry.spec.dtype, entry.key, entry.spec.sizes, layout=entry.numbered.layout)
 
 
-def alone(entry: Entry, device: Any, region: Region | None = None) -> jax.Array:
-    """A region's values, made on a device where it can, brought there otherwise."""
+def alone(entry: Entry, device: Any) -> jax.Array:
+    """An entry's values, made on a device where it can, brought there otherwise."""
     with jax.default_device(device):
-        made = on_device(entry, region)
-    if made is None:
-        memory = Memory(region.shape if region else entry.spec.sizes, entry.spec.dtype)
-        fill(entry, region, memory.bits)
-        made = memory.values
-    there: jax.Array = jax.device_put(made, device)
+        made = on_device(entry)
+    there: jax.Array = jax.device_put(whole(entry) if made is None else made, device)
     return there
 
 
-def sharded(entry: Entry, sharding: Any) -> jax.Array:
-    """Each device's shard, made alone; equal ones on processors' memory once.
+def inside(entry: Entry, sharding: Any = None) -> Any:
+    """All of an entry's values as a part of a program that is being traced."""
+    made = on_device(entry)
+    made = jnp.asarray(whole(entry)) if made is None else made
+    return made if sharding is None else jax.lax.with_sharding_constraint(made, sharding)
 
-    Nothing is communicated: every shard is an array of one device, and the whole is put together of them.
-    """
-    shape = entry.spec.sizes
-    cuts = sharding.addressable_devices_indices_map(shape)
-    regions = {device: region_of(cut, shape) for device, cut in cuts.items()}
-    filled: dict[Region, Memory] = {}
-    for device, region in regions.items():
-        if device.platform == "cpu" and region not in filled:
-            filled[region] = Memory(region.shape, entry.spec.dtype)
-    _fill_all(entry, filled)
-    shards = [
-        filled[region].array(device) if device.platform == "cpu" else alone(entry, device, region)
-        for device, region in regions.items()
-    ]
-    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+def sharded(entry: Entry, sharding: Any) -> jax.Array:
+    """The shards of this process's devices, put together; nothing is communicated."""
+    spec, kind = entry.spec, sharding.memory_kind
+    cuts = sharding.addressable_devices_indices_map(spec.sizes)
+    regions = {device: region_of(cut, spec.sizes) for device, cut in cuts.items()}
+    processors = all(device.platform == "cpu" for device in regions)
+    made = None if processors else by_devices(entry, regions)
+    shards = by_processors(entry, regions) if made is None else made
+    if any(kind not in (None, device.default_memory().kind) for device in regions):
+        shards = {d: jax.device_put(a, SingleDeviceSharding(d, memory_kind=kind)) for d, a in shards.items()}
+    return jax.make_array_from_single_device_arrays(
+        spec.sizes, sharding, [shards[device] for device in regions], dtype=jnp.dtype(spec.dtype)
+    )
+
+
+def by_devices(entry: Entry, regions: Mapping[Any, Region]) -> dict[Any, jax.Array] | None:
+    """Each device's shard, made there, equal ones by each of theirs; `None` where only NumPy makes them."""
+    if entry.start is None or not regions:
+        return None
+    spec, (sizes, *_) = entry.spec, [region.shape for region in regions.values()]
+    corners = {device: region.start for device, region in regions.items()}
+    return numbers.shards(entry.start, spec.dtype, entry.key, spec.sizes, corners, sizes, entry.numbered.layout)
+
+
+def by_processors(entry: Entry, regions: Mapping[Any, Region]) -> dict[Any, jax.Array]:
+    """Each device's shard, filled here: equal ones once, and as one memory where devices share it."""
+    filled = {region: Memory(region.shape, entry.spec.dtype) for region in regions.values()}
+    if entry.start is not None and entry.start.whole and len(filled) > 1:  # as dear for a shard as for the whole
+        bits = fill(entry)
+        for region, memory in filled.items():
+            memory.bits[...] = bits[region.slices]
+    else:
+        _fill_all(entry, filled)
+    return {device: filled[region].array(device) for device, region in regions.items()}
 
 
 def _fill_all(entry: Entry, filled: Mapping[Region, Memory]) -> None:
@@ -151,6 +185,14 @@ def _fill_all(entry: Entry, filled: Mapping[Region, Memory]) -> None:
             done.result()
 
 
+def laid(array: Any) -> Any:
+    """The sharding of an array, or of the shape of one, that is laid out over several devices; `None` of others."""
+    found = getattr(array, "sharding", None)
+    if not isinstance(found, NamedSharding) or not isinstance(found.mesh, Mesh):
+        return None
+    return found if len(found.device_set) > 1 else None
+
+
 def region_of(cut: Iterable[slice], shape: tuple[int, ...]) -> Region:
     """The box of a shard."""
     ends = [s.indices(n) for s, n in zip(cut, shape, strict=True)]
@@ -161,7 +203,8 @@ def sharding_of(asked: Any, spec: Any) -> Any:
     """The sharding of one parameter; `None` where it has none.
 
     Raises:
-        InputError: It is no sharding, or it does not cut the parameter evenly.
+        InputError: It is no sharding, it is of another number of axes, it does not cut the parameter evenly, or
+            no device is behind it.
     """
     found = asked
     if isinstance(asked, Mapping):
@@ -176,17 +219,37 @@ def sharding_of(asked: Any, spec: Any) -> Any:
             remedy="Give jax.sharding.NamedSharding(mesh, PartitionSpec(...)), a mapping of paths to them, or a function of the path.",
             path=spec.path,
         )
+    _judge(found, spec)
+    return found
+
+
+def _judge(found: Any, spec: Any) -> None:
+    """Raise unless a sharding cuts the parameter, before anything is compiled or allocated."""
+    mesh, names = getattr(found, "mesh", None), getattr(found, "spec", None)
+    facts = [f"sharding  {found if names is None else names}", f"mesh      {dict(getattr(mesh, 'shape', {})) or '?'}"]
+    if names is not None and len(names) > len(spec.sizes):
+        raise InputError(
+            f"sharding: {spec.path}: {spec.shown_shape} has fewer axes than the PartitionSpec names.",
+            facts=facts,
+            remedy="Give a function of (path, spec) or a mapping of paths, so that each parameter has its own.",
+            path=spec.path,
+        )
     try:
         found.shard_shape(spec.sizes)
     except ValueError:
-        mesh = dict(getattr(getattr(found, "mesh", None), "shape", {}))
         raise InputError(
             f"sharding: {spec.path}: {spec.shown_shape} cannot be cut so; JAX's shards are all of one size.",
-            facts=[f"sharding  {getattr(found, 'spec', found)}", f"mesh      {mesh or '?'}"],
+            facts=facts,
             remedy="Cut an axis that the number of devices divides, or leave this parameter whole: PartitionSpec().",
             path=spec.path,
         ) from None
-    return found
+    if isinstance(mesh, AbstractMesh):
+        raise InputError(
+            f"sharding: {spec.path}: its mesh is abstract: no device could hold a shard.",
+            facts=facts,
+            remedy="Give a mesh of devices, such as jax.make_mesh gives.",
+            path=spec.path,
+        )
 
 
 def _takes_spec(function: Any) -> bool:
