@@ -259,17 +259,23 @@ def test_shards_of_huge_parameters_are_the_references(shape, corners, start, dty
         assert np.array_equal(bits(array), reference(entry, regions[device])), (device, regions[device])
 
 
+@pytest.mark.parametrize("start", ["he", "mixture"])
+def test_columns_of_huge_parameters_are_the_references(start):
+    """From a shard's first row to its last, more than 2**32 elements of the whole lie between."""
+    entry = weight(STARTS[start], (70_000, 65_536), "bfloat16")
+    regions = {d: Region((0, c), (70_000, c + 2)) for d, c in zip(jax.devices(), (0, 4_098, 65_534), strict=False)}
+    for device, array in place.by_devices(entry, regions).items():
+        assert np.array_equal(bits(array), reference(entry, regions[device])), regions[device]
+
+
 def test_an_axis_longer_than_32_bits_count_is_filled_by_another_engine():
     entry = weight(i.Normal(std=1.0), (2**32 + 8, 1))
     assert place.by_devices(entry, {jax.devices()[0]: Region.whole((2**32 + 8, 1))}) is None
 
 
 def uneven(path, spec):
-    return (
-        NamedSharding(MESHES["two axes"], P())
-        if path == "layers_0.kernel"
-        else NamedSharding(MESHES["two axes"], P("dp"))
-    )
+    """The first parameter is left as it is, the last cannot be cut."""
+    return None if path == "layers_0.kernel" else NamedSharding(MESHES["two axes"], P("dp"))
 
 
 def test_an_uneven_cut_is_said_before_anything_is_made(compiled, monkeypatch):
