@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from seedbed.errors import InputError, nearest
 from seedbed.fill import fill, storage_dtype
 from seedbed.frameworks.flax import numbers
-from seedbed.materialize import Job, advise
+from seedbed.materialize import SHARE, Job, advise
 from seedbed.plan import Entry
 from seedbed.region import Region, blocks
 
@@ -180,6 +180,10 @@ def _fill_all(entry: Entry, filled: Mapping[Region, Memory]) -> None:
                 stop = tuple(a + b for a, b in zip(region.start, block.stop, strict=True))
                 yield Region(start, stop), memory.bits[block.slices] if block.start else memory.bits
 
+    if sum(memory.bits.size for memory in filled.values()) <= SHARE:  # threads begin in the time that this takes
+        for region, out in pieces():
+            fill(entry, region, out)
+        return
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done in [pool.submit(fill, entry, region, out) for region, out in pieces()]:
             done.result()
