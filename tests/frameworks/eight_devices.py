@@ -18,6 +18,7 @@ import seedbed as sb
 from seedbed import initializers as i
 from seedbed.fill import fill
 from seedbed.frameworks.flax import numbers, place
+from seedbed.materialize import run
 from seedbed.region import Region
 
 MESHES = {
@@ -117,16 +118,18 @@ def test_shards_are_the_references(make, dtype, start):
             assert sb.check(made, plan)
 
 
-def regions_of(sharding, shape):
-    cuts = sharding.addressable_devices_indices_map(shape)
-    return {device: place.region_of(box, shape) for device, box in cuts.items()}
-
-
 def made_by_devices(entry, sharding):
     """The way of accelerators, taken by processors."""
-    regions = regions_of(sharding, entry.spec.sizes)
-    made = place.by_devices(entry, regions)
-    return jax.make_array_from_single_device_arrays(entry.spec.sizes, sharding, [made[d] for d in regions])
+    regions = place.regions_of(sharding, entry.spec.sizes)
+    assert place.makes(entry, regions)
+    return place.joined(entry, sharding, place.by_devices(entry, regions))
+
+
+def made_here(entry, sharding):
+    filling = place.Filling(None, sharding)
+    filling.add([entry])
+    run(filling.jobs)
+    return filling.arrays[entry.spec.path]()
 
 
 @pytest.mark.parametrize("start", ELEMENTWISE)
@@ -150,8 +153,8 @@ def test_shards_of_arrays_that_lie_in_a_layout_are_those_of_the_whole(house, nam
     assert sb.check(shards, plan)
     assert all(np.array_equal(a, whole[p]) for p, a in house.arrays(shards).items())
     for entry in plan:
-        regions = regions_of(even("", entry.spec), entry.spec.sizes)
-        for device, array in (place.by_devices(entry, regions) or {}).items():
+        regions = place.regions_of(even("", entry.spec), entry.spec.sizes)
+        for device, array in (place.by_devices(entry, regions) if place.makes(entry, regions) else {}).items():
             assert np.array_equal(np.asarray(array), whole[entry.spec.path][regions[device].slices]), entry.spec.path
 
 
@@ -171,25 +174,35 @@ def test_any_number_of_axes_is_made_by_devices(shape):
 
 def test_equal_shards_are_filled_once_where_memory_is_shared():
     for names, regions in ((P(), 1), (P("dp"), 4), (P(None, "tp"), 2), (P("dp", "tp"), 8)):
-        made = place.sharded(weight(i.HeNormal()), NamedSharding(MESHES["two axes"], names))
+        made = made_here(weight(i.HeNormal()), NamedSharding(MESHES["two axes"], names))
         assert len({s.data.unsafe_buffer_pointer() for s in made.addressable_shards}) == regions
+
+
+def test_progress_is_told_of_what_is_filled():
+    """The driver fills shards as it fills what is whole: its threads and its progress are theirs."""
+    net, told = nn.Dense(16), []
+    for names in (P(), P("dp"), P("dp", "tp")):
+        told.clear()
+        where = functools.partial(cut, MESHES["two axes"], names)
+        sb.initialize(net, (1, 24), recipe="he", sharding=where, threads=1, progress=lambda *it: told.append(it))
+        assert sum(count for path, count in told if path == "kernel") == 24 * 16 * 4
 
 
 def test_what_needs_the_whole_is_computed_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(place, "fill", lambda *args: asked.append(args) or fill(*args))
+    monkeypatch.setattr("seedbed.fill.fill", lambda *args: asked.append(args) or fill(*args))
     entry = weight(i.Orthogonal())
-    assert not differing(place.sharded(entry, NamedSharding(MESHES["two axes"], P("dp", "tp"))), entry)
+    assert not differing(made_here(entry, NamedSharding(MESHES["two axes"], P("dp", "tp"))), entry)
     assert len(asked) == 1
 
 
 def test_values_given_away_are_not_written_over():
     """Devices that share memory and give it to a program: each goes on from the same values."""
     entry = weight(i.HeNormal())
-    made = place.sharded(entry, NamedSharding(MESHES["two axes"], P()))
+    made = made_here(entry, NamedSharding(MESHES["two axes"], P()))
     step = jax.jit(lambda w: w * 2, donate_argnums=0)
     assert not {s.data.shape for s in step(made).addressable_shards} - {(24, 16)}
-    made = step(step(place.sharded(entry, NamedSharding(MESHES["two axes"], P("dp")))))
+    made = step(step(made_here(entry, NamedSharding(MESHES["two axes"], P("dp")))))
     assert np.array_equal(np.asarray(made), reference(entry).view(np.float32) * 4)
 
 
@@ -270,7 +283,8 @@ def test_columns_of_huge_parameters_are_the_references(start):
 
 def test_an_axis_longer_than_32_bits_count_is_filled_by_another_engine():
     entry = weight(i.Normal(std=1.0), (2**32 + 8, 1))
-    assert place.by_devices(entry, {jax.devices()[0]: Region.whole((2**32 + 8, 1))}) is None
+    assert not place.makes(entry, {jax.devices()[0]: Region.whole((2**32 + 8, 1))})
+    assert place.makes(entry, {jax.devices()[0]: Region.whole((2**32, 1))})
 
 
 def uneven(path, spec):
@@ -298,13 +312,13 @@ def test_a_mesh_that_is_set_is_let_be(kind):
     entry, sharding = weight(i.HeNormal()), NamedSharding(mesh, P("dp", "tp"))
     with jax.set_mesh(mesh):
         assert not differing(made_by_devices(entry, sharding), entry)
-        assert not differing(place.sharded(entry, sharding), entry)
+        assert not differing(made_here(entry, sharding), entry)
 
 
 def test_memory_of_another_kind_is_used_where_it_is_asked_for():
     sharding = NamedSharding(MESHES["two axes"], P("dp"), memory_kind="pinned_host")
     entry = weight(i.HeNormal())
-    made = place.sharded(entry, sharding)
+    made = made_here(entry, sharding)
     assert made.sharding == sharding
     assert {s.data.sharding.memory_kind for s in made.addressable_shards} == {"pinned_host"}
     assert np.array_equal(bits(made), reference(entry))

@@ -34,9 +34,7 @@ def held(array, entry):
 
 def by_devices(entry):
     sharding = where("", entry.spec)
-    cuts = sharding.addressable_devices_indices_map(entry.spec.sizes)
-    made = place.by_devices(entry, {d: place.region_of(cut, entry.spec.sizes) for d, cut in cuts.items()})
-    return jax.make_array_from_single_device_arrays(entry.spec.sizes, sharding, list(made.values()))
+    return place.joined(entry, sharding, place.by_devices(entry, place.regions_of(sharding, entry.spec.sizes)))
 
 
 net = nn.Sequential([nn.Dense(32), nn.relu, nn.Dense(8, kernel_init=nn.initializers.orthogonal())])

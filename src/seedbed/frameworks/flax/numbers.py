@@ -79,7 +79,7 @@ def values(
         True
     """
     corner, sizes = corner or (0,) * len(shape), shape if sizes is None else sizes
-    if not _here(start, dtype, sizes, layout):
+    if not makes(start, dtype, sizes, layout):
         return None
     first, strides = _lines(shape, layout)
     form, its = formed(start)
@@ -96,14 +96,14 @@ def shards(
     corners: Mapping[jax.Device, tuple[int, ...]],
     sizes: tuple[int, ...],
     layout: Layout | None = None,
-) -> dict[jax.Device, jax.Array] | None:
+) -> dict[jax.Device, jax.Array]:
     """Regions of one size, each made by the device that is to hold it; equal ones by each of theirs.
 
     One program is compiled for all of the devices, and each runs it for itself: where its region begins is an
     argument of which every device has its own. No device of another process takes part.
 
     Args:
-        start: As for `values`, and so are those not named here.
+        start: What fills it, of which `makes` is true.
         dtype: The parameter's.
         key: Of the parameter.
         shape: Of the whole parameter.
@@ -112,7 +112,7 @@ def shards(
         layout: How the array lies in the canonical one.
 
     Returns:
-        Each device's region, or None where another engine is to fill them.
+        Each device's region.
 
     Example:
         >>> import jax, numpy as np, seedbed as sb
@@ -123,8 +123,6 @@ def shards(
         >>> bool((np.asarray(made) == sb.fill.fill(entry)[2:]).all())
         True
     """
-    if not _here(start, dtype, sizes, layout):
-        return None
     devices = tuple(sorted(corners, key=lambda device: device.id))
     if not sizes:  # no axis that the devices could share
         made = {}
@@ -141,8 +139,14 @@ def shards(
     return {shard.device: shard.data for shard in whole.addressable_shards}
 
 
-def _here(start: Initializer, dtype: str, sizes: tuple[int, ...], layout: Layout | None) -> bool:
-    """Whether these values are made here; an axis is counted in 32 bits, the whole in 64."""
+def makes(start: Initializer, dtype: str, sizes: tuple[int, ...], layout: Layout | None = None) -> bool:
+    """Whether a region's values are made here; an axis is counted in 32 bits, the whole in 64.
+
+    Example:
+        >>> from seedbed.initializers import Normal, Orthogonal
+        >>> makes(Normal(std=0.02), "bfloat16", (4, 6)), makes(Orthogonal(), "bfloat16", (4, 6))
+        (True, False)
+    """
     one_block = layout is None or len(layout.blocks) < 2
     return dtype in TYPES and _made(start) and one_block and all(size <= FULL + 1 for size in sizes)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -20,14 +18,13 @@ from numpy.typing import NDArray
 from seedbed.errors import InputError, nearest
 from seedbed.fill import fill, storage_dtype
 from seedbed.frameworks.flax import numbers
-from seedbed.materialize import SHARE, Job, advise
+from seedbed.materialize import Job, advise
 from seedbed.plan import Entry
-from seedbed.region import Region, blocks
+from seedbed.region import Region
+from seedbed.shard import Shard
 
 ALIGNED = 64
 """Bytes: JAX takes over memory that begins at a multiple, and copies any other."""
-BLOCK = 1 << 20
-"""Elements of a shard filled at a time."""
 
 
 class Memory:
@@ -56,6 +53,22 @@ class Memory:
         self.values.flags.writeable = False
         made: jax.Array = jax.device_put(self.values, device, may_alias=True)
         return made
+
+
+class Whole:
+    """A parameter of which no part can be made alone; its whole lasts until the parts are taken."""
+
+    def __init__(self, dtype: str, parts: Mapping[Region, Memory]) -> None:
+        self.dtype, self.parts = dtype, parts
+
+    def block(self, region: Region) -> NDArray[Any]:
+        """Memory of all of it."""
+        return np.empty(region.shape, storage_dtype(self.dtype))
+
+    def done(self, region: Region, values: NDArray[Any]) -> None:
+        """Each part goes where it belongs."""
+        for part, memory in self.parts.items():
+            memory.bits[...] = values[part.slices]
 
 
 @dataclass(eq=False)
@@ -96,13 +109,26 @@ class Filling:
         if traced:
             self.arrays[spec.path] = lambda: inside(entry, where)
         elif where is not None:
-            self.arrays[spec.path] = lambda: sharded(entry, where)
+            self._cut(entry, where)
         elif self.device is not None and self.device.platform != "cpu":
             self.arrays[spec.path] = lambda: alone(entry, self.device)
         else:
             memory = Memory(spec.sizes, spec.dtype)
             self.jobs.append(Job(entry, memory))
             self.arrays[spec.path] = lambda: memory.array(self.device)
+
+    def _cut(self, entry: Entry, sharding: Any) -> None:
+        """Make room for the shards of this process's devices: equal ones once where they are filled here."""
+        spec, regions = entry.spec, regions_of(sharding, entry.spec.sizes)
+        if any(device.platform != "cpu" for device in regions) and makes(entry, regions):
+            self.arrays[spec.path] = lambda: joined(entry, sharding, by_devices(entry, regions))
+            return
+        filled = {region: Memory(region.shape, spec.dtype) for region in regions.values()}
+        if entry.start is not None and entry.start.whole and len(filled) > 1:
+            self.jobs.append(Job(entry, Whole(spec.dtype, filled)))
+        else:
+            self.jobs += [Job(entry, memory, shard_of(region)) for region, memory in filled.items()]
+        self.arrays[spec.path] = lambda: joined(entry, sharding, {d: filled[r].array(d) for d, r in regions.items()})
 
 
 def whole(entry: Entry) -> NDArray[Any]:
@@ -135,58 +161,41 @@ def inside(entry: Entry, sharding: Any = None) -> Any:
     return made if sharding is None else jax.lax.with_sharding_constraint(made, sharding)
 
 
-def sharded(entry: Entry, sharding: Any) -> jax.Array:
-    """The shards of this process's devices, put together; nothing is communicated."""
+def joined(entry: Entry, sharding: Any, shards: Mapping[Any, jax.Array]) -> jax.Array:
+    """One array of the shards that this process's devices hold; nothing is communicated."""
     spec, kind = entry.spec, sharding.memory_kind
-    cuts = sharding.addressable_devices_indices_map(spec.sizes)
-    regions = {device: region_of(cut, spec.sizes) for device, cut in cuts.items()}
-    processors = all(device.platform == "cpu" for device in regions)
-    made = None if processors else by_devices(entry, regions)
-    shards = by_processors(entry, regions) if made is None else made
-    if any(kind not in (None, device.default_memory().kind) for device in regions):
+    if any(kind not in (None, device.default_memory().kind) for device in shards):
         shards = {d: jax.device_put(a, SingleDeviceSharding(d, memory_kind=kind)) for d, a in shards.items()}
     return jax.make_array_from_single_device_arrays(
-        spec.sizes, sharding, [shards[device] for device in regions], dtype=jnp.dtype(spec.dtype)
+        spec.sizes, sharding, list(shards.values()), dtype=jnp.dtype(spec.dtype)
     )
 
 
-def by_devices(entry: Entry, regions: Mapping[Any, Region]) -> dict[Any, jax.Array] | None:
-    """Each device's shard, made there, equal ones by each of theirs; `None` where only NumPy makes them."""
-    if entry.start is None or not regions:
-        return None
+def makes(entry: Entry, regions: Mapping[Any, Region]) -> bool:
+    """Whether JAX itself makes the values of these regions."""
+    layout = entry.numbered.layout
+    return entry.start is not None and all(
+        numbers.makes(entry.start, entry.spec.dtype, region.shape, layout) for region in regions.values()
+    )
+
+
+def by_devices(entry: Entry, regions: Mapping[Any, Region]) -> dict[Any, jax.Array]:
+    """Each device's shard, made there, equal ones by each of theirs."""
     spec, (sizes, *_) = entry.spec, [region.shape for region in regions.values()]
     corners = {device: region.start for device, region in regions.items()}
+    assert entry.start is not None, "nothing else has values of its own"
     return numbers.shards(entry.start, spec.dtype, entry.key, spec.sizes, corners, sizes, entry.numbered.layout)
 
 
-def by_processors(entry: Entry, regions: Mapping[Any, Region]) -> dict[Any, jax.Array]:
-    """Each device's shard, filled here: equal ones once, and as one memory where devices share it."""
-    filled = {region: Memory(region.shape, entry.spec.dtype) for region in regions.values()}
-    if entry.start is not None and entry.start.whole and len(filled) > 1:  # as dear for a shard as for the whole
-        bits = fill(entry)
-        for region, memory in filled.items():
-            memory.bits[...] = bits[region.slices]
-    else:
-        _fill_all(entry, filled)
-    return {device: filled[region].array(device) for device, region in regions.items()}
+def regions_of(sharding: Any, shape: tuple[int, ...]) -> dict[Any, Region]:
+    """What each of this process's devices holds."""
+    cuts = sharding.addressable_devices_indices_map(shape)
+    return {device: region_of(cut, shape) for device, cut in cuts.items()}
 
 
-def _fill_all(entry: Entry, filled: Mapping[Region, Memory]) -> None:
-    def pieces() -> Iterator[tuple[Region, NDArray[Any]]]:
-        for region, memory in filled.items():
-            step = math.prod(region.shape) if entry.start is not None and entry.start.whole else BLOCK
-            for block in blocks(region.shape, step):
-                start = tuple(a + b for a, b in zip(region.start, block.start, strict=True))
-                stop = tuple(a + b for a, b in zip(region.start, block.stop, strict=True))
-                yield Region(start, stop), memory.bits[block.slices] if block.start else memory.bits
-
-    if sum(memory.bits.size for memory in filled.values()) <= SHARE:  # threads begin in the time that this takes
-        for region, out in pieces():
-            fill(entry, region, out)
-        return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(fill, entry, region, out) for region, out in pieces()]:
-            done.result()
+def shard_of(region: Region) -> Shard:
+    """A device that holds a box holds one run along each axis."""
+    return Shard(tuple((ends,) for ends in zip(region.start, region.stop, strict=True)))
 
 
 def laid(array: Any) -> Any:
