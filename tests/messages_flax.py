@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 import seedbed as sb
 from seedbed.errors import SeedbedError
@@ -95,21 +95,28 @@ def no_start(key, shape):
     return jnp.ones(shape)
 
 
-one_device = Mesh(np.array(jax.devices()[:1]), ("data",))
+def on_many(*names):
+    """A sharding over more devices than there are here: their mesh is abstract."""
+    return NamedSharding(AbstractMesh((4, 2), ("data", "model")), PartitionSpec(*names))
 
 
-class Uneven:
-    """A mesh of more devices than there are here has no other way to be had."""
+def held_in_no_grid():
+    """What a process has of an array, as JAX would tell it: two corners of a mesh."""
+    from types import SimpleNamespace
 
-    def __new__(cls):
-        from unittest import mock
+    from seedbed.frameworks.flax.held import held
 
-        made = NamedSharding(one_device, PartitionSpec("data"))
-        with mock.patch.object(NamedSharding, "shard_shape", side_effect=ValueError("uneven")):
-            sb.initialize(dense(), (1, 3), sharding=made)
+    corners = [
+        SimpleNamespace(index=(slice(n, n + 2), slice(n, n + 2)), data=np.zeros((2, 2), np.float32)) for n in (0, 2)
+    ]
+    sharding = SimpleNamespace(spec="PartitionSpec('x', 'y')")
+    array = SimpleNamespace(dtype="float32", shape=(4, 4), sharding=sharding, addressable_shards=corners)
+    array.is_fully_addressable = False
+    held("dense.kernel", array)
 
 
 CASES = {
+    "flax_held_in_no_grid": held_in_no_grid,
     "flax_shape_does_not_fit": lambda: sb.plan(
         nn.Sequential([nn.Dense(256), nn.relu, nn.Einsum((128, 10), "bi,io->bo")]), (2, 20)
     ),
@@ -129,7 +136,9 @@ CASES = {
     "flax_native_fails": lambda: sb.plan(dense(), (2, 20), recipe=no_start),
     "flax_slot_without_fan": lambda: slot(HeNormal())(jax.random.key(0), (3,)),
     "flax_slot_not_in_a_program": lambda: slot(Sparse(sparsity=0.5))(jax.random.key(0), (3, 4)),
-    "flax_sharding_uneven": Uneven,
+    "flax_sharding_uneven": lambda: sb.initialize(dense(), (1, 3), sharding={"kernel": on_many("data")}),
+    "flax_sharding_of_more_axes": lambda: sb.initialize(dense(), (1, 4), sharding={"bias": on_many("data", "model")}),
+    "flax_sharding_abstract": lambda: sb.initialize(dense(), (1, 4), sharding={"kernel": on_many("data")}),
     "flax_sharding_not_one": lambda: sb.initialize(dense(), (1, 3), sharding={"kernel": "data"}),
     "flax_device_unknown": lambda: sb.initialize(dense(), (1, 3), device="abacus"),
     "flax_lazy_of_linen": lambda: sb.lazy(nn.Dense, sb.dim(-1), 3),

@@ -34,6 +34,12 @@ def differ(entry, region):
     return [(p, hex(got[p]), hex(expected[p])) for p in np.flatnonzero(got != expected)][:3]
 
 
+def scaled(bits, factor, shift):
+    """`shift + factor * x`, as a program is given the two."""
+    way, by, to = numbers.scaling(factor, shift)
+    return numbers.scaled(bits, way, np.uint32(by), np.uint32(to))
+
+
 STARTS = {
     "uniform": i.Uniform(low=-0.3, high=0.3),
     "uniform shifted": i.Uniform(low=5, high=10),
@@ -102,12 +108,12 @@ def test_any_scale_and_shift_is_rounded_as_the_reference_rounds_it():
         to = np.float32(np.clip(rng.normal() * (near if rng.random() < 0.7 else any_size), -1e38, 1e38))
         by, to = float(by), float(to)
         for values, bits in (
-            (threefry.normal(own), numbers.normal(own, 0)),
+            (threefry.normal(own), numbers.normal(own)),
             (threefry.symmetric(own), numbers.symmetric(own)),
         ):
             assert (values.view(np.uint32) == np.asarray(bits)).all()
             expected = threefry.scaled(values, by, to).view(np.uint32)
-            assert (np.asarray(numbers.scaled(bits, by, to)) == expected).all(), (by, to)
+            assert (np.asarray(scaled(bits, by, to)) == expected).all(), (by, to)
 
 
 @pytest.mark.parametrize(
@@ -129,26 +135,27 @@ def test_sums_beside_a_tie_are_rounded_twice(least, most):
     for row, column in found:
         factor, value = float(by[row, 0]), x[row, column : column + 1]
         expected = threefry.scaled(value, factor, 1.0).view(np.uint32)
-        assert (np.asarray(numbers.scaled(value.view(np.uint32), factor, 1.0)) == expected).all(), (value, factor)
+        assert (np.asarray(scaled(value.view(np.uint32), factor, 1.0)) == expected).all(), (value, factor)
 
 
 def test_no_64_bit_numbers_are_needed():
     assert not jax.config.jax_enable_x64
-    program = numbers._program(STARTS["normal shifted"], "float32", (64, 64), (64, 1))
-    text = program.lower(np.zeros(4, np.uint32), np.zeros(2, np.uint32)).as_text()
+    form, its = numbers.formed(STARTS["normal shifted"])
+    program = numbers._program(form, "float32", (64, 64), (64, 1))
+    text = program.lower(np.zeros(4, np.uint32), np.zeros(2, np.uint32), np.array(its, np.uint32)).as_text()
     assert "ui32" in text
     assert not any(kind in text for kind in ("f64", "i64>", "ui64"))
 
 
 def test_regions_of_one_size_share_one_program():
-    start = i.Normal(std=0.125)
+    """Whatever their keys, and the numbers of their initializers."""
     shards = [Region((n, 0), (n + 2, 8)) for n in range(0, 8, 2)]
-    entry = entry_of(start, (8, 8))
     before = numbers._program.cache_info().misses
-    for shard in shards:
-        assert not differ(entry, shard)
+    for seed, std in enumerate((0.125, 0.02, 3e7)):
+        for shard in shards:
+            assert not differ(entry_of(i.Normal(std=std), (8, 8), seed=seed), shard)
     assert numbers._program.cache_info().misses == before + 1
-    assert numbers._program(start, "float32", (2, 8), (8, 1))._cache_size() == 1
+    assert numbers._program(("normal", "times"), "float32", (2, 8), (8, 1))._cache_size() == 1
 
 
 def test_it_is_the_same_inside_another_program_and_without_jit():

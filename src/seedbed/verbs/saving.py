@@ -168,9 +168,11 @@ def fingerprint(plan: Plan, params_or_path: Any = None, *, progress: ProgressLik
 
 
 def _ranks(held: Any) -> Ranks | None:
-    if held is None or isinstance(held, (str, os.PathLike, Mapping)):
+    if held is None or isinstance(held, (str, os.PathLike)):
         return None
-    return framework_of(held).ranks(held)
+    if not isinstance(held, Mapping):
+        return framework_of(held).ranks(held)
+    return next((f.ranks(held) for f in loaded() if held and f.owns_values(held)), None)
 
 
 def _values(held: Any) -> Mapping[str, Any]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as flax_linen
 from flax import nnx as flax_nnx
 from flax.core import meta
-from numpy.typing import NDArray
 
 from seedbed.errors import InputError, ModelError, PlanError
-from seedbed.fill import storage_dtype
-from seedbed.frameworks import Room
-from seedbed.frameworks.flax import layers, nnx, wish
+from seedbed.frameworks import Ranks, Room
+from seedbed.frameworks.flax import graph, layers, nnx, wish
+from seedbed.frameworks.flax.held import Held, held, ranks_of
 from seedbed.frameworks.flax.laws import Matrix, Program
 from seedbed.frameworks.flax.linen import trace as trace_linen
 from seedbed.frameworks.flax.place import Filling, device_of
@@ -120,8 +118,7 @@ def placing(plan: Plan, model: Any, device: Any, sharding: Any, which: Which) ->
     if which == "known":
         yield Room((), lambda: model)
         return
-    for entry in plan:
-        filling.add(entry, traced=traced)
+    filling.add(tuple(plan), traced=traced)
     yield Room(filling.jobs, lambda: _variables(plan, filling))
 
 
@@ -145,16 +142,12 @@ def keep(
     return wish.keep(model, kept) if isinstance(model, flax_linen.Module) else nnx.keep(model, kept)
 
 
-class Held(NamedTuple):
-    """An array's values, with the name of its dtype."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    array: NDArray[Any]
-
-
-def ranks(model: Any) -> None:
-    """Each process knows its devices, and compares nothing with others."""
+def ranks(model: Any) -> Ranks | None:
+    """The processes that hold a model's arrays together; before there are arrays each starts its own."""
+    if isinstance(model, flax_linen.Module):
+        return None
+    arrays = [h.variable.get_value() for h in graph.walk(model)] if isinstance(model, flax_nnx.Module) else None
+    return ranks_of(_of_variables(model).values() if arrays is None else arrays)
 
 
 def values(model: Any) -> dict[str, Held]:
@@ -165,7 +158,7 @@ def values(model: Any) -> dict[str, Held]:
             remedy="Give the variables that initialize returned.",
         )
     found = nnx.arrays(model) if isinstance(model, flax_nnx.Module) else _of_variables(model)
-    return {path: _held(array) for path, array in found.items()}
+    return {path: held(path, array) for path, array in found.items()}
 
 
 def _plain(values: Mapping[str, Any]) -> Any:
@@ -187,12 +180,6 @@ def _of_variables(values: Mapping[str, Any]) -> dict[str, Any]:
     for collection, tree in _plain(values).items():
         walk(tree, "" if collection == "params" and isinstance(tree, Mapping) else str(collection))
     return found
-
-
-def _held(array: Any) -> Held:
-    dtype = str(array.dtype)
-    there = np.asarray(array)
-    return Held(dtype, tuple(array.shape), there.view(storage_dtype(dtype)))
 
 
 def apply(model: Any, function: Any) -> None:

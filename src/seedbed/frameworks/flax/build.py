@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
+from numpy.typing import NDArray
 
 from seedbed.frameworks.flax import graph, layers
 from seedbed.frameworks.flax.describe import Leaf, read_start
@@ -186,7 +188,7 @@ def contradicts(start: Initializer, array: Any) -> bool:
     """Whether an array cannot be what an initializer made: out of bounds, or its mean or spread 8 deviations off."""
     if not array.size or not jax.numpy.issubdtype(array.dtype, np.number):
         return False
-    values = np.asarray(array.reshape(-1)[:SAMPLE]).astype(np.float64)
+    values = _sample(array)
     slack = 2.0**-7 if array.dtype.itemsize < 4 else 1e-5
     if isinstance(start, (Zeros, Ones, Constant)):
         value = 0.0 if isinstance(start, Zeros) else 1.0 if isinstance(start, Ones) else float(start.value)
@@ -209,6 +211,14 @@ def contradicts(start: Initializer, array: Any) -> bool:
     return bool(
         abs(values - mean).max() > furthest * (1 + slack) or spread or abs(z.mean()) > 8 / math.sqrt(count) + slack
     )
+
+
+def _sample(array: Any) -> NDArray[np.float64]:
+    """The first values; the same ones in every process, each of which is asked for what others lack."""
+    first = array.reshape(-1)[:SAMPLE]
+    if not getattr(first, "is_fully_addressable", True):
+        first = multihost_utils.process_allgather(first, tiled=True)
+    return np.asarray(first).astype(np.float64)
 
 
 def _moments(start: Normal | TruncatedNormal) -> tuple[float, float, float, float]:

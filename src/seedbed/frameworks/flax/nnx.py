@@ -19,7 +19,7 @@ from seedbed.frameworks.flax import build, graph, layers
 from seedbed.frameworks.flax.describe import Leaf, settle, spec_of
 from seedbed.frameworks.flax.inputs import Given, bind
 from seedbed.frameworks.flax.lazy import SETTLING, STAND_INS, STARTING, Lazy, Settling, Wanted, become, lazy
-from seedbed.frameworks.flax.place import Filling
+from seedbed.frameworks.flax.place import Filling, laid
 from seedbed.frameworks.flax.watch import Watch, explain
 from seedbed.frameworks.flax.wish import Wish
 from seedbed.materialize import Which, run
@@ -236,8 +236,7 @@ def placing(plan: Plan, model: Any, filling: Filling, which: Which, *, traced: b
         entries = [e for e in entries if not any(_below(e.spec.path, path) for path in waiting)]
     elif which == "waiting":
         entries = [e for e in entries if any(_below(e.spec.path, path) for path in lazies)]
-    for entry in entries:
-        filling.add(entry)
+    filling.add(entries, {path: laid(held.variable.get_value()) for path, (held, _) in graph.firsts(model).items()})
 
     def result() -> Any:
         with STARTING:

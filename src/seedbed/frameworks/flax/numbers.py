@@ -8,11 +8,13 @@ product and its one sum, and a last product that is not subnormal.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from seedbed import threefry
 from seedbed.frameworks.flax.words import (
@@ -35,6 +37,8 @@ from seedbed.initializers import Constant, Initializer, Mixture, Normal, Ones, T
 from seedbed.spec import Layout
 
 TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+Form = tuple[str, Any]
+"""A kind of initializer, and what else decides its program."""
 SIGN, INFINITY = 0x80000000, 0x7F800000
 SAFE = 2.0**-96
 """Times the smallest value that is not 0, a factor from here on gives no subnormal number."""
@@ -51,8 +55,8 @@ def values(
 ) -> Any:
     """The values of a region of a parameter.
 
-    One program is compiled for each initializer, dtype, shape and region's size; key and corner are its
-    arguments, so that all shards of one size share it.
+    One program is compiled for each kind of initializer, dtype, shape and region's size; the key, the corner
+    and the initializer's own numbers are its arguments, so that all layers and shards of one size share it.
 
     Args:
         start: What fills it: constants, uniform, normal, truncated normal, or a mixture of these.
@@ -74,14 +78,83 @@ def values(
         >>> bool((np.asarray(made) == sb.fill.fill(entry)[2:]).all())
         True
     """
-    if dtype not in TYPES or not _made(start) or (layout and len(layout.blocks) > 1):
-        return None
     corner, sizes = corner or (0,) * len(shape), shape if sizes is None else sizes
+    if not makes(start, dtype, sizes, layout):
+        return None
     first, strides = _lines(shape, layout)
-    first += sum(at * stride for at, stride in zip(corner, strides, strict=True))
-    program = _program(start, dtype, sizes, strides)
+    form, its = formed(start)
+    program = _program(form, dtype, sizes, strides)
     words_of = key if hasattr(key, "dtype") else np.array(key, np.uint32)
-    return program(words_of, np.array(wide(first), np.uint32))
+    return program(words_of, _firsts([corner], first, strides)[0], np.array(its, np.uint32))
+
+
+def shards(
+    start: Initializer,
+    dtype: str,
+    key: Any,
+    shape: tuple[int, ...],
+    corners: Mapping[jax.Device, tuple[int, ...]],
+    sizes: tuple[int, ...],
+    layout: Layout | None = None,
+) -> dict[jax.Device, jax.Array]:
+    """Regions of one size, each made by the device that is to hold it; equal ones by each of theirs.
+
+    One program is compiled for all of the devices, and each runs it for itself: where its region begins is an
+    argument of which every device has its own. No device of another process takes part.
+
+    Args:
+        start: What fills it, of which `makes` is true.
+        dtype: The parameter's.
+        key: Of the parameter.
+        shape: Of the whole parameter.
+        corners: Where each device's region begins.
+        sizes: Of each region.
+        layout: How the array lies in the canonical one.
+
+    Returns:
+        Each device's region.
+
+    Example:
+        >>> import jax, numpy as np, seedbed as sb
+        >>> specs = sb.Specs((sb.ParamSpec(path="fc.weight", shape=(4, 6)),))
+        >>> (entry,) = sb.plan(specs, recipe=sb.initializers.Normal(std=0.02))
+        >>> corners = {jax.devices()[0]: (2, 0)}
+        >>> (made,) = shards(entry.start, "float32", entry.key, (4, 6), corners, (2, 6)).values()
+        >>> bool((np.asarray(made) == sb.fill.fill(entry)[2:]).all())
+        True
+    """
+    devices = tuple(sorted(corners, key=lambda device: device.id))
+    if not sizes:  # no axis that the devices could share
+        made = {}
+        for device in devices:
+            with jax.default_device(device):
+                made[device] = jax.device_put(values(start, dtype, key, shape, layout=layout), device)
+        return made
+    first, strides = _lines(shape, layout)
+    form, its = formed(start)
+    mesh, program = _everywhere(form, dtype, sizes, strides, devices)
+    firsts = _firsts([corners[device] for device in devices], first, strides)
+    with jax.set_mesh(mesh):  # the caller's, if there is one, is another
+        whole = program(np.array(key, np.uint32), firsts, np.array(its, np.uint32))
+    return {shard.device: shard.data for shard in whole.addressable_shards}
+
+
+def makes(start: Initializer, dtype: str, sizes: tuple[int, ...], layout: Layout | None = None) -> bool:
+    """Whether a region's values are made here; an axis is counted in 32 bits, the whole in 64.
+
+    Example:
+        >>> from seedbed.initializers import Normal, Orthogonal
+        >>> makes(Normal(std=0.02), "bfloat16", (4, 6)), makes(Orthogonal(), "bfloat16", (4, 6))
+        (True, False)
+    """
+    one_block = layout is None or len(layout.blocks) < 2
+    return dtype in TYPES and _made(start) and one_block and all(size <= FULL + 1 for size in sizes)
+
+
+def _firsts(corners: Sequence[tuple[int, ...]], first: int, strides: tuple[int, ...]) -> Any:
+    """The number of each region's first element, as two words."""
+    numbers = [first + sum(at * stride for at, stride in zip(c, strides, strict=True)) for c in corners]
+    return np.array([wide(number) for number in numbers], np.uint32)
 
 
 def _lines(shape: tuple[int, ...], layout: Layout | None) -> tuple[int, tuple[int, ...]]:
@@ -101,31 +174,69 @@ def _made(start: Initializer) -> bool:
     return isinstance(start, (Zeros, Ones, Constant, Uniform, Normal, TruncatedNormal))
 
 
+def formed(start: Initializer) -> tuple[Form, list[int]]:
+    """An initializer in two: what decides the program, and the words that are the program's arguments."""
+    if isinstance(start, Mixture):
+        thresholds = [*start.thresholds(), FULL + 1][: len(start.parts)]
+        parts = [formed(part) for _, part in start.parts]
+        forms = tuple((t > FULL, form) for t, (form, _) in zip(thresholds, parts, strict=True))
+        return ("mixture", forms), [w for t, (_, its) in zip(thresholds, parts, strict=True) for w in (t & FULL, *its)]
+    if isinstance(start, Uniform):
+        least, bound = np.float32(start.low), np.float32(start.high)
+        way, *scale = scaling((start.high - start.low) / 2, (start.high + start.low) / 2)
+        return ("uniform", way), [*scale, _of(least), _of(np.nextafter(bound, least))]
+    if isinstance(start, (Normal, TruncatedNormal)):
+        way, *scale = scaling(start.std, start.mean)
+        lowest = threefry.lowest_within(start.cut) if isinstance(start, TruncatedNormal) else 0
+        return ("cut", way) if lowest else ("normal", way), [*scale, lowest]
+    value = start.value if isinstance(start, Constant) else isinstance(start, Ones)
+    return ("constant", ""), [_of(np.float32(value))]
+
+
 @functools.lru_cache(maxsize=1024)
-def _program(start: Initializer, dtype: str, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Any:
-    def run(key: Word, first: Word) -> Any:
+def _program(form: Form, dtype: str, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    """Of a key, the number of the first element, and an initializer's words."""
+
+    def run(key: Word, first: Word, its: Word) -> Any:
         place = places((first[0], first[1]), sizes, strides)
-        if not isinstance(start, Mixture):
-            return rounded(_bits(start, words(key, 0, place)), dtype)
+        kind, inner = form
+        numbers = iter([its[n] for n in range(its.shape[0])])
+        if kind != "mixture":
+            return rounded(_bits(form, words(key, 0, place), numbers), dtype)
         choice, own = words(key, 0, place), words(key, 1, place)
-        made = _bits(start.parts[-1][1], own)
-        for threshold, (_, part) in reversed(list(zip(start.thresholds(), start.parts, strict=False))):
-            mine = choice < word(threshold) if threshold <= FULL else jnp.full_like(choice, True, bool)
-            made = jnp.where(mine, _bits(part, own), made)
+        parts = [(last, next(numbers), _bits(part, own, numbers)) for last, part in inner]
+        made = parts[-1][2]
+        for last, threshold, bits in reversed(parts[:-1]):
+            made = bits if last else jnp.where(choice < threshold, bits, made)
         return rounded(made, dtype)
 
     return jax.jit(run)
 
 
-def _bits(start: Initializer, own: Word) -> Word:
-    """The bits of float32 values."""
-    if isinstance(start, Uniform):
-        return uniform(own, start.low, start.high)
-    if isinstance(start, (Normal, TruncatedNormal)):
-        lowest = threefry.lowest_within(start.cut) if isinstance(start, TruncatedNormal) else 0
-        return scaled(normal(own, lowest), start.std, start.mean)
-    value = start.value if isinstance(start, Constant) else isinstance(start, Ones)
-    return jnp.full_like(own, _of(np.float32(value)))
+@functools.lru_cache(maxsize=1024)
+def _everywhere(
+    form: Form, dtype: str, sizes: tuple[int, ...], strides: tuple[int, ...], devices: tuple[jax.Device, ...]
+) -> tuple[Mesh, Any]:
+    """The same on several devices, whose regions lie one after another; the first elements' numbers as rows."""
+    run = _program(form, dtype, sizes, strides)
+    mesh, whole, own = Mesh(np.array(devices), ("device",)), PartitionSpec(), PartitionSpec("device")
+
+    def each(key: Word, firsts: Word, its: Word) -> Any:
+        return run(key, firsts[0], its)
+
+    return mesh, jax.jit(jax.shard_map(each, mesh=mesh, in_specs=(whole, own, whole), out_specs=own))
+
+
+def _bits(form: Form, own: Word, its: Iterator[Word]) -> Word:
+    """The bits of float32 values, from uniform words and the initializer's."""
+    kind, way = form
+    if kind == "constant":
+        return jnp.broadcast_to(next(its), own.shape)
+    by, to = next(its), next(its)
+    if kind == "uniform":
+        return within(scaled(symmetric(own), way, by, to), next(its), next(its))
+    lowest = next(its)
+    return scaled(normal(own, lowest if kind == "cut" else None), way, by, to)
 
 
 def _of(x: np.float32) -> int:
@@ -146,12 +257,12 @@ def symmetric(own: Word) -> Word:
     return _to_bits(odd.astype(jnp.float32) * np.float32(2.0**-24))
 
 
-def normal(own: Word, lowest: int) -> Word:
-    """Bits of standard normal values, of a cut normal where `lowest` is above 0."""
+def normal(own: Word, lowest: Word | None = None) -> Word:
+    """Bits of standard normal values; of a cut normal where there is a lowest word."""
     m = own & word(0x7FFFFFFF)
-    if lowest:
-        high, low = product(m, word(2**31 - lowest))
-        m = word(lowest) + ((high << word(1)) | (low >> word(31)))
+    if lowest is not None:
+        high, low = product(m, word(2**31) - lowest)
+        m = lowest + ((high << word(1)) | (low >> word(31)))
     a, b = threefry.table()
     number = jax.lax.bitcast_convert_type(m.astype(jnp.int32).astype(jnp.float32), jnp.int32)
     row = jnp.maximum((number >> 15) - ((127 << 8) - 1), 0)
@@ -160,21 +271,26 @@ def normal(own: Word, lowest: int) -> Word:
     return _to_bits(taken[0] + taken[1] * t) ^ (own & word(SIGN))
 
 
-def scaled(x: Word, factor: float, shift: float) -> Word:
-    """Bits of `shift + factor * x` from the bits of x, rounded as the contract says."""
+def scaling(factor: float, shift: float) -> tuple[str, int, int]:
+    """How `scaled` is to go about a factor and a shift, and their bits."""
     by, to = np.float32(factor), np.float32(shift)
-    if to == 0 and abs(by) >= SAFE:
-        return _to_bits(_to_float(x) * by)
-    sign = (x ^ word(_of(by))) & word(SIGN)
+    way = "shifted" if to != 0 else "times" if abs(by) >= SAFE else "small"
+    return way, _of(by), _of(to)
+
+
+def scaled(x: Word, way: str, by: Word, to: Word) -> Word:
+    """Bits of `to + by * x` from the bits of all three, rounded as the contract says."""
+    if way == "times":
+        return _to_bits(_to_float(x) * _to_float(by))
+    sign = (x ^ by) & word(SIGN)
     mantissa, exponent = _parts(x)
-    its, own = _parts_of(by)
-    p = product(mantissa, word(its))
+    its, own = _parts(by)
+    p = product(mantissa, its)
     p, power = _led(p, exponent + own, 2)
     nothing = (p[0] | p[1]) == word(0)
-    if to == 0:
+    if way == "small":
         return jnp.where(nothing, sign, sign | _rounded(p, power))
-    made = _summed(p, power, sign, to)
-    return jnp.where(nothing, word(_of(to)), made)
+    return jnp.where(nothing, to, _summed(p, power, sign, to))
 
 
 def _parts(x: Word) -> tuple[Word, Any]:
@@ -184,27 +300,21 @@ def _parts(x: Word) -> tuple[Word, Any]:
     return jnp.where(field > 0, fraction | word(0x800000), fraction), jnp.maximum(field, 1) - 150
 
 
-def _parts_of(x: np.float32) -> tuple[int, int]:
-    field, fraction = _of(x) >> 23 & 0xFF, _of(x) & 0x7FFFFF
-    return (fraction | 0x800000 if field else fraction), max(field, 1) - 150
-
-
 def _led(a: Wide, power: Any, zeros: int) -> tuple[Wide, Any]:
     """The same number with so many zeros before its first bit."""
     by = jnp.where((a[0] | a[1]) == word(0), word(zeros), zeros_before(a)) - word(zeros)
     return left(a, by), power - by.astype(jnp.int32)
 
 
-def _summed(p: Wide, power: Any, sign: Word, to: np.float32) -> Word:
+def _summed(p: Wide, power: Any, sign: Word, to: Word) -> Word:
     """Bits of p * 2**power + to, rounded to 53 binary digits, then to float32. p begins at bit 61."""
-    mantissa, own = _parts_of(to)
-    by = 62 - mantissa.bit_length()
-    upper, lower = (jnp.full_like(p[0], half) for half in wide(mantissa << by))
-    apart = power - (own - by)
+    mantissa, own = _parts(to)
+    (upper, lower), own = _led((jnp.zeros_like(mantissa), mantissa), own, 2)
+    apart = power - own
     over, under = (jnp.clip(x, 0, 63).astype(jnp.uint32) for x in (apart, -apart))
     p, t = right(p, under), right((upper, lower), over)
-    power = jnp.maximum(power, own - by)
-    other = word(_of(to) & SIGN)
+    power = jnp.maximum(power, own)
+    other = to & word(SIGN)
     alike, less = sign == other, below(p, t)
     sums = zip(added(p, t), subtracted(p, t), subtracted(t, p), strict=True)
     high, low = (jnp.where(alike, s, jnp.where(less, b, a)) for s, a, b in sums)
@@ -228,13 +338,10 @@ def _rounded(a: Wide, power: Any, whole: int = 61) -> Word:
     return jnp.minimum(((last + 149).astype(jnp.uint32) << word(23)) + kept, word(INFINITY))
 
 
-def uniform(own: Word, low: float, high: float) -> Word:
-    """Bits of uniform values, `low <= x < high`."""
-    bits = scaled(symmetric(own), (high - low) / 2, (high + low) / 2)
-    least, bound = np.float32(low), np.float32(high)
-    last = np.nextafter(bound, least)
-    bits = jnp.where(_order(bits) <= _order(jnp.full_like(bits, _of(least))), word(_of(least)), bits)
-    return jnp.where(_order(bits) >= _order(jnp.full_like(bits, _of(last))), word(_of(last)), bits)
+def within(bits: Word, least: Word, last: Word) -> Word:
+    """Bits of the values, kept between the least and the last that there may be."""
+    bits = jnp.where(_order(bits) <= _order(least), least, bits)
+    return jnp.where(_order(bits) >= _order(last), last, bits)
 
 
 def _order(bits: Word) -> Word:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, SingleDeviceSharding
 from numpy.typing import NDArray
 
 from seedbed.errors import InputError, nearest
@@ -20,12 +20,11 @@ from seedbed.fill import fill, storage_dtype
 from seedbed.frameworks.flax import numbers
 from seedbed.materialize import Job, advise
 from seedbed.plan import Entry
-from seedbed.region import Region, blocks
+from seedbed.region import Region
+from seedbed.shard import Shard
 
 ALIGNED = 64
 """Bytes: JAX takes over memory that begins at a multiple, and copies any other."""
-BLOCK = 1 << 20
-"""Elements of a shard filled at a time."""
 
 
 class Memory:
@@ -56,6 +55,22 @@ class Memory:
         return made
 
 
+class Whole:
+    """A parameter of which no part can be made alone; its whole lasts until the parts are taken."""
+
+    def __init__(self, dtype: str, parts: Mapping[Region, Memory]) -> None:
+        self.dtype, self.parts = dtype, parts
+
+    def block(self, region: Region) -> NDArray[Any]:
+        """Memory of all of it."""
+        return np.empty(region.shape, storage_dtype(self.dtype))
+
+    def done(self, region: Region, values: NDArray[Any]) -> None:
+        """Each part goes where it belongs."""
+        for part, memory in self.parts.items():
+            memory.bits[...] = values[part.slices]
+
+
 @dataclass(eq=False)
 class Filling:
     """A plan's values, being made.
@@ -70,21 +85,50 @@ class Filling:
     jobs: list[Job] = field(default_factory=list)
     arrays: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
-    def add(self, entry: Entry, *, traced: bool = False) -> None:
-        """Make room for an entry's values, or make them where they belong."""
+    def add(
+        self, entries: Sequence[Entry], there: Mapping[str, Any] = MappingProxyType({}), *, traced: bool = False
+    ) -> None:
+        """Make room for entries' values, or make them where they belong; every sharding is judged before.
+
+        Args:
+            entries: What is to be filled.
+            there: By path, the shardings of arrays that are there, kept where nothing else is asked for.
+            traced: Whether a program is being traced, of which the values become a part.
+        """
+        if self.device is not None:
+            there = {}
+        shardings = [self._sharding(entry) or there.get(entry.spec.path) for entry in entries]
+        for entry, where in zip(entries, shardings, strict=True):
+            self._add(entry, where, traced=traced)
+
+    def _sharding(self, entry: Entry) -> Any:
+        return None if self.sharding is None else sharding_of(self.sharding, entry.spec)
+
+    def _add(self, entry: Entry, where: Any, *, traced: bool) -> None:
         spec = entry.spec
-        where = sharding_of(self.sharding, spec) if self.sharding is not None else None
         if traced:
-            made = on_device(entry)
-            self.arrays[spec.path] = lambda: made if made is not None else jnp.asarray(whole(entry))
+            self.arrays[spec.path] = lambda: inside(entry, where)
         elif where is not None:
-            self.arrays[spec.path] = lambda: sharded(entry, where)
+            self._cut(entry, where)
         elif self.device is not None and self.device.platform != "cpu":
             self.arrays[spec.path] = lambda: alone(entry, self.device)
         else:
             memory = Memory(spec.sizes, spec.dtype)
             self.jobs.append(Job(entry, memory))
             self.arrays[spec.path] = lambda: memory.array(self.device)
+
+    def _cut(self, entry: Entry, sharding: Any) -> None:
+        """Make room for the shards of this process's devices: equal ones once where they are filled here."""
+        spec, regions = entry.spec, regions_of(sharding, entry.spec.sizes)
+        if any(device.platform != "cpu" for device in regions) and makes(entry, regions):
+            self.arrays[spec.path] = lambda: joined(entry, sharding, by_devices(entry, regions))
+            return
+        filled = {region: Memory(region.shape, spec.dtype) for region in regions.values()}
+        if entry.whole and len(filled) > 1:
+            self.jobs.append(Job(entry, Whole(spec.dtype, filled)))
+        else:
+            self.jobs += [Job(entry, memory, shard_of(region)) for region, memory in filled.items()]
+        self.arrays[spec.path] = lambda: joined(entry, sharding, {d: filled[r].array(d) for d, r in regions.items()})
 
 
 def whole(entry: Entry) -> NDArray[Any]:
@@ -95,60 +139,71 @@ def whole(entry: Entry) -> NDArray[Any]:
     return values
 
 
-def on_device(entry: Entry, region: Region | None = None) -> Any:
-    """A region's values made by JAX itself; `None` where only NumPy makes them."""
-    spec = entry.spec
+def on_device(entry: Entry) -> Any:
+    """An entry's values made by JAX itself; `None` where only NumPy makes them."""
     if entry.start is None:
         return None
-    corner, sizes = (region.start, region.shape) if region else (None, None)
-    layout = entry.numbered.layout
-    return numbers.values(entry.start, spec.dtype, entry.key, spec.sizes, corner, sizes, layout)
+    return numbers.values(entry.start, entry.spec.dtype, entry.key, entry.spec.sizes, layout=entry.numbered.layout)
 
 
-def alone(entry: Entry, device: Any, region: Region | None = None) -> jax.Array:
-    """A region's values, made on a device where it can, brought there otherwise."""
+def alone(entry: Entry, device: Any) -> jax.Array:
+    """An entry's values, made on a device where it can, brought there otherwise."""
     with jax.default_device(device):
-        made = on_device(entry, region)
-    if made is None:
-        memory = Memory(region.shape if region else entry.spec.sizes, entry.spec.dtype)
-        fill(entry, region, memory.bits)
-        made = memory.values
-    there: jax.Array = jax.device_put(made, device)
+        made = on_device(entry)
+    there: jax.Array = jax.device_put(whole(entry) if made is None else made, device)
     return there
 
 
-def sharded(entry: Entry, sharding: Any) -> jax.Array:
-    """Each device's shard, made alone; equal ones on processors' memory once.
+def inside(entry: Entry, sharding: Any = None) -> Any:
+    """All of an entry's values as a part of a program that is being traced."""
+    made = on_device(entry)
+    made = jnp.asarray(whole(entry)) if made is None else made
+    return made if sharding is None else jax.lax.with_sharding_constraint(made, sharding)
 
-    Nothing is communicated: every shard is an array of one device, and the whole is put together of them.
-    """
-    shape = entry.spec.sizes
+
+def joined(entry: Entry, sharding: Any, shards: Mapping[Any, jax.Array]) -> jax.Array:
+    """One array of the shards that this process's devices hold; nothing is communicated."""
+    spec, kind = entry.spec, sharding.memory_kind
+    if any(kind not in (None, device.default_memory().kind) for device in shards):
+        shards = {d: jax.device_put(a, SingleDeviceSharding(d, memory_kind=kind)) for d, a in shards.items()}
+    return jax.make_array_from_single_device_arrays(
+        spec.sizes, sharding, list(shards.values()), dtype=jnp.dtype(spec.dtype)
+    )
+
+
+def makes(entry: Entry, regions: Mapping[Any, Region]) -> bool:
+    """Whether JAX itself makes the values of these regions."""
+    layout = entry.numbered.layout
+    return entry.start is not None and all(
+        numbers.makes(entry.start, entry.spec.dtype, region.shape, layout) for region in regions.values()
+    )
+
+
+def by_devices(entry: Entry, regions: Mapping[Any, Region]) -> dict[Any, jax.Array]:
+    """Each device's shard, made there, equal ones by each of theirs."""
+    spec, (sizes, *_) = entry.spec, [region.shape for region in regions.values()]
+    corners = {device: region.start for device, region in regions.items()}
+    assert entry.start is not None, "nothing else has values of its own"
+    return numbers.shards(entry.start, spec.dtype, entry.key, spec.sizes, corners, sizes, entry.numbered.layout)
+
+
+def regions_of(sharding: Any, shape: tuple[int, ...]) -> dict[Any, Region]:
+    """What each of this process's devices holds."""
     cuts = sharding.addressable_devices_indices_map(shape)
-    regions = {device: region_of(cut, shape) for device, cut in cuts.items()}
-    filled: dict[Region, Memory] = {}
-    for device, region in regions.items():
-        if device.platform == "cpu" and region not in filled:
-            filled[region] = Memory(region.shape, entry.spec.dtype)
-    _fill_all(entry, filled)
-    shards = [
-        filled[region].array(device) if device.platform == "cpu" else alone(entry, device, region)
-        for device, region in regions.items()
-    ]
-    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+    return {device: region_of(cut, shape) for device, cut in cuts.items()}
 
 
-def _fill_all(entry: Entry, filled: Mapping[Region, Memory]) -> None:
-    def pieces() -> Iterator[tuple[Region, NDArray[Any]]]:
-        for region, memory in filled.items():
-            step = math.prod(region.shape) if entry.whole else BLOCK
-            for block in blocks(region.shape, step):
-                start = tuple(a + b for a, b in zip(region.start, block.start, strict=True))
-                stop = tuple(a + b for a, b in zip(region.start, block.stop, strict=True))
-                yield Region(start, stop), memory.bits[block.slices] if block.start else memory.bits
+def shard_of(region: Region) -> Shard:
+    """A device that holds a box holds one run along each axis."""
+    return Shard(tuple((ends,) for ends in zip(region.start, region.stop, strict=True)))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(fill, entry, region, out) for region, out in pieces()]:
-            done.result()
+
+def laid(array: Any) -> Any:
+    """The sharding of an array, or of the shape of one, that is laid out over several devices; `None` of others."""
+    found = getattr(array, "sharding", None)
+    if not isinstance(found, NamedSharding) or not isinstance(found.mesh, Mesh):
+        return None
+    return found if len(found.device_set) > 1 else None
 
 
 def region_of(cut: Iterable[slice], shape: tuple[int, ...]) -> Region:
@@ -161,7 +216,8 @@ def sharding_of(asked: Any, spec: Any) -> Any:
     """The sharding of one parameter; `None` where it has none.
 
     Raises:
-        InputError: It is no sharding, or it does not cut the parameter evenly.
+        InputError: It is no sharding, it is of another number of axes, it does not cut the parameter evenly, or
+            no device is behind it.
     """
     found = asked
     if isinstance(asked, Mapping):
@@ -176,17 +232,37 @@ def sharding_of(asked: Any, spec: Any) -> Any:
             remedy="Give jax.sharding.NamedSharding(mesh, PartitionSpec(...)), a mapping of paths to them, or a function of the path.",
             path=spec.path,
         )
+    _judge(found, spec)
+    return found
+
+
+def _judge(found: Any, spec: Any) -> None:
+    """Raise unless a sharding cuts the parameter, before anything is compiled or allocated."""
+    mesh, names = getattr(found, "mesh", None), getattr(found, "spec", None)
+    facts = [f"sharding  {found if names is None else names}", f"mesh      {dict(getattr(mesh, 'shape', {})) or '?'}"]
+    if names is not None and len(names) > len(spec.sizes):
+        raise InputError(
+            f"sharding: {spec.path}: {spec.shown_shape} has fewer axes than the PartitionSpec names.",
+            facts=facts,
+            remedy="Give a function of (path, spec) or a mapping of paths, so that each parameter has its own.",
+            path=spec.path,
+        )
     try:
         found.shard_shape(spec.sizes)
     except ValueError:
-        mesh = dict(getattr(getattr(found, "mesh", None), "shape", {}))
         raise InputError(
             f"sharding: {spec.path}: {spec.shown_shape} cannot be cut so; JAX's shards are all of one size.",
-            facts=[f"sharding  {getattr(found, 'spec', found)}", f"mesh      {mesh or '?'}"],
+            facts=facts,
             remedy="Cut an axis that the number of devices divides, or leave this parameter whole: PartitionSpec().",
             path=spec.path,
         ) from None
-    return found
+    if isinstance(mesh, AbstractMesh):
+        raise InputError(
+            f"sharding: {spec.path}: its mesh is abstract: no device could hold a shard.",
+            facts=facts,
+            remedy="Give a mesh of devices, such as jax.make_mesh gives.",
+            path=spec.path,
+        )
 
 
 def _takes_spec(function: Any) -> bool:

@@ -212,10 +212,12 @@ def _device(device: Any) -> torch.device | None:
         raise InputError(f"device: {device!r} is not one of PyTorch's.", facts=[str(error).splitlines()[0]]) from None
 
 
-def ranks(model: nn.Module) -> Ranks | None:
-    """The processes that hold a model's shards; `None` where nothing is sharded."""
+def ranks(model: nn.Module | Mapping[str, torch.Tensor]) -> Ranks | None:
+    """The processes that hold the shards of a model or of a state dict; `None` where nothing is sharded."""
+    if not isinstance(model, nn.Module):
+        return ranks_of(without_wrappers(model))
     reshard(fully_sharded(model))
-    return ranks_of(inner(model))
+    return ranks_of(dict(named_tensors(inner(model))))
 
 
 def values(model: Any) -> dict[str, place.Held]:

@@ -11,18 +11,16 @@ from torch.nn.parameter import is_lazy
 
 from seedbed.frameworks import Ranks
 from seedbed.frameworks.torch.shards import is_sharded, layout_of, mesh_in_words, place_in, shards_of
-from seedbed.frameworks.torch.wrappers import named_tensors
 
 
-def ranks_of(model: nn.Module) -> Ranks | None:
-    """The processes that hold a model's shards; `None` where nothing is sharded.
+def ranks_of(tensors: Mapping[str, torch.Tensor]) -> Ranks | None:
+    """The processes that hold the shards of tensors; `None` where nothing is sharded.
 
     Raises:
         ModelError: This process is not one of them, or a shard cannot be started.
     """
     import torch.distributed as dist
 
-    tensors = dict(named_tensors(model))
     sharded = {path: t for path, t in tensors.items() if is_sharded(t)}
     if not sharded:
         return None
