@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.init import trunc_normal_, xavier_uniform_
 
 import seedbed as sb
+from seedbed.frameworks.torch import diverted
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant")
 CASES = {}
@@ -371,3 +372,58 @@ def test_old_normalizations_that_keep_a_weight_beside():
 
     model = agree(net(build))
     assert model.normed(model.spectral(torch.ones(1, 8))).isfinite().all()
+
+
+CALLS = {
+    "kaiming_uniform_": [{"a": 5**0.5}, {}, {"mode": "fan_out", "nonlinearity": "relu"}, {"nonlinearity": "tanh"}],
+    "normal_": [{}, {"std": 0.02}, {"mean": 1.0, "std": 0.5}],
+    "uniform_": [{}, {"a": -0.5, "b": 0.5}],
+    "constant_": [{"val": 0.25}, {"val": 1}, {"val": 0}],
+    "ones_": [{}],
+    "zeros_": [{}],
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_recorded_at_once_is_what_pytorch_does(name, monkeypatch):
+    """The replaced initializers against PyTorch's own, which reach the recording as operators."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            function = getattr(nn.init, name)
+            for n, arguments in enumerate(CALLS[name]):
+                for shape in ((3, 4), (2, 3, 5)):
+                    own = nn.Parameter(torch.empty(shape, dtype=torch.float64 if n else torch.float32))
+                    assert function(own, **arguments) is own
+                    self.register_parameter(f"named{n}_{len(shape)}", own)
+                    other = nn.Parameter(torch.empty(shape))
+                    assert function(other, *(v for v in arguments.values() if isinstance(v, (int, float)))) is other
+                    self.register_parameter(f"placed{n}_{len(shape)}", other)
+            self.part = nn.Parameter(torch.ones(4, 4))
+            function(self.part[1:3], **arguments)
+            self.twice = nn.Parameter(torch.ones(4, 4))
+            function(tensor=self.twice, **arguments)
+
+    def recorded():
+        with sb.deferred():
+            net = Net()
+        return [(e.spec.path, e.start, e.why, e.stream) for e in sb.plan(net)]
+
+    once = recorded()
+    monkeypatch.setattr(diverted, "FILLS", {})
+    assert once == recorded()
+
+
+def test_an_initializer_that_is_asked_for_what_cannot_be_says_so_as_pytorch_does():
+    for act in (
+        lambda: nn.init.kaiming_uniform_(torch.empty(3)),
+        lambda: nn.init.kaiming_uniform_(torch.empty(3, 3), mode="fan"),
+        lambda: nn.init.normal_(torch.empty(3), deviation=2),
+        lambda: nn.init.constant_(torch.empty(3)),
+    ):
+        with pytest.raises((ValueError, TypeError, RuntimeError)) as plainly:
+            act()
+        with pytest.raises(type(plainly.value)) as inside, sb.deferred():
+            act()
+        assert str(inside.value) == str(plainly.value)

@@ -303,6 +303,10 @@ class Recording(TorchDispatchMode):
         drawn = [e.name for e in events_of(cell) if e.random] if cell else []
         return cell.event.name if drawn and cell.event.name == "orthogonal_" else "".join(drawn[-1:])
 
+    def fill(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Record an operator that writes all of a tensor; False where it is not that simple."""
+        return self._filled(kind_of(func), func, args, {})
+
     def divert(self, name: str, tensor: torch.Tensor, arguments: Mapping[str, Any]) -> bool:
         """Record an initializer of `torch.nn.init` under its name; False where the tensor is not recorded."""
         before = self.cell_of(tensor)
