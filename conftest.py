@@ -31,6 +31,9 @@ collect_ignore_glob = [
     place for package, places in PLACES.items() if not importlib.util.find_spec(package) for place in places
 ]
 
+# Programs that tests run as processes of their own.
+collect_ignore = ["tests/frameworks/eight_devices.py", "tests/frameworks/two_processes.py"]
+
 
 @pytest.fixture(autouse=True)
 def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
