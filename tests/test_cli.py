@@ -146,7 +146,7 @@ def test_the_commands_and_options_are_these():
     planned = ["--input", "--recipe", "--seed", "--real", "--base", "--leave"]
     assert found == {
         "check": ["checkpoint", "model", *planned],
-        "init": ["model", "--out", *planned, "--shard-size", "--threads", "--quiet"],
+        "init": ["model", "--out", *planned, "--shard-size", "--process", "--replace", "--threads", "--quiet"],
         "plan": ["model", *planned, "--full", "--json"],
         "recipes": [],
     }
@@ -565,14 +565,21 @@ def test_a_full_disk_leaves_what_was_there(target, shard_size, earlier, small_di
     if earlier:
         assert run("init", "net.py:sized", "-q", "-o", target)[0] == 0
     before = files()
-    code, out, err = run("init", "large.py:net", "-q", "-o", target, "--shard-size", shard_size)
+    code, out, err = run("init", "large.py:net", "-q", "-o", target, "--shard-size", shard_size, "--replace")
     if small_disk == "File too large" and shard_size != "5GB":
         pytest.skip("only a real disk is full of small files")
     assert (code, out) == (2, "")
-    assert err == (
-        f"Error: {target}: cannot be written: {small_disk}.\n\n"
-        "Nothing was left behind; what stood there before still does. Make room there, or give another place.\n"
+    whole = shard_size != "5GB" and not earlier
+    left = (
+        "2 files are whole and stay: make room there, and the same call goes on from them.\n"
+        if whole
+        else "Nothing was left behind; what stood there before still does. Make room there, or give another place.\n"
     )
+    assert err == f"Error: {target}: cannot be written: {small_disk}.\n\n{left}"
+    if whole:
+        stem = "disk/out/model" if target == "disk/out" else "disk/x"
+        assert sorted(files()) == [f"{stem}-0000{n}-of-00006.safetensors" for n in (1, 2)]
+        return
     assert files() == before
     assert Path("disk/out").exists() == (earlier and target == "disk/out")
 
@@ -595,7 +602,7 @@ def test_ctrl_c_leaves_what_was_there(target, earlier, run):
     if earlier:
         assert run("init", "net.py:sized", "-q", "-o", target)[0] == 0
     before = files()
-    words = ["init", "slow.py:net", "-q", "-o", target, "-r", "slow.py:slow", "--threads", "2"]
+    words = ["init", "slow.py:net", "-q", "-o", target, "-r", "slow.py:slow", "--threads", "2", "--replace"]
     code = "from seedbed.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -603,7 +610,7 @@ def test_ctrl_c_leaves_what_was_there(target, earlier, run):
         try:
             for _ in range(12):
                 assert process.stdout.readline() == "filling\n"
-            assert any(p.suffix == ".partial" for p in Path("disk").rglob("*")), "it is in the middle"
+            assert any(p.suffix in (".partial", ".replacing") for p in Path("disk").rglob("*")), "it is in the middle"
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         finally:

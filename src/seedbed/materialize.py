@@ -44,6 +44,13 @@ class Destination(Protocol):
         """Called once for each block, filled, in order, on the calling thread."""
 
 
+class Taking(Destination, Protocol):
+    """A destination that also has a method `take`; others need none."""
+
+    def take(self, region: Region, values: Any) -> None:
+        """Called before `done`, on the thread that filled the block, in no order."""
+
+
 def run(
     jobs: Iterable[tuple[Entry, Destination]],
     *,
@@ -70,7 +77,11 @@ def run(
     waiting: deque[tuple[list[Piece], Future[list[Any]]]] = deque()
 
     def filled(share: list[Piece], places: list[Any]) -> list[Any]:
-        return [fill(entry, region, place) for (entry, _, region), place in zip(share, places, strict=True)]
+        made = [fill(entry, region, place) for (entry, _, region), place in zip(share, places, strict=True)]
+        for (_, destination, region), values in zip(share, made, strict=True):
+            if hasattr(destination, "take"):
+                destination.take(region, values)
+        return made
 
     def finish() -> None:
         share, future = waiting.popleft()
