@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import seedbed as sb
 from seedbed import cli, frameworks
 from seedbed.initializers import Zeros
+from seedbed.verbs.asked import share_of_processors
 
 NET = """
 import torch
@@ -271,6 +272,89 @@ def test_init_writes_shards_into_a_folder_quietly(run):
     assert run("check", "out", "net.py:sized")[0] == 0
 
 
+def words(folder, *more):
+    return ["init", "net.py:sized", "-o", folder, "--shard-size", "100B", *more]
+
+
+@pytest.mark.parametrize("told", ["options", "environment"])
+def test_several_processes_init_the_files_of_one(told, run, monkeypatch):
+    summary = f"{sb.plan(model('sized')).summary}\n"
+    assert run(*words("one"))[:2] == (
+        0,
+        summary + "".join(f"wrote {p} ({p.stat().st_size} B)\n" for p in written("one")),
+    )
+    said = {}
+    for rank in (1, 0):
+        if told == "environment":
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("WORLD_SIZE", "2")
+        code, said[rank], err = run(*words("out", *(["--process", f"{rank}/2"] if told == "options" else [])))
+        assert (code, err) == (0, "")
+    lines = [f"{p} ({p.stat().st_size} B)\n" for p in written("out")]
+    assert said[1] == f"process 1 of 2: wrote {lines[1]}"
+    assert said[0] == summary + "".join(f"process 0 of 2: wrote {line}" for line in (lines[0], *lines[2:]))
+    assert {p.name: p.read_bytes() for p in written("out")} == {p.name: p.read_bytes() for p in written("one")}
+    assert run(*words("out", "-q", "--process", "0/1"))[1] == "".join(f"found {line}" for line in lines)
+
+
+def written(folder):
+    return sorted(Path(folder).iterdir())
+
+
+def test_torchrun_starts_it(run):
+    run(*words("one"))
+    line = [
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "-m",
+        "seedbed",
+        *words("out", "-q"),
+    ]
+    done = subprocess.run([sys.executable, "-m", *line], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {re.sub(r" \(.*", "", line) for line in done.stdout.splitlines()} >= {
+        f"process {n % 2} of 2: wrote {p}" for n, p in enumerate(written("out")) if p.suffix != ".json"
+    }
+    assert {p.name: p.read_bytes() for p in written("out")} == {p.name: p.read_bytes() for p in written("one")}
+
+
+def test_each_of_several_processes_takes_its_share_of_processors(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for local, threads in (("", None), ("1", 8), ("3", 2), ("16", 1), ("many", None)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+        assert share_of_processors() == threads
+
+
+def test_another_model_is_replaced_when_told(run):
+    assert run("init", "net.py:sized", "-q", "-o", "x.safetensors")[0] == 0
+    before = Path("x.safetensors").read_bytes()
+    code, out, err = run("init", "net.py:sized", "-s", "1", "-q", "-o", "x.safetensors")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: x.safetensors: holds another model.\n")
+    assert Path("x.safetensors").read_bytes() == before
+    code, out, err = run("init", "net.py:sized", "-s", "1", "-q", "-o", "x.safetensors", "--replace")
+    assert (code, out.split(" (")[0], err) == (0, "wrote x.safetensors", "")
+    assert sb.check("x.safetensors", sb.plan(model("sized"), seed=1))
+
+
+@pytest.mark.parametrize(
+    ("option", "environment"),
+    [("2/2", {}), ("1", {}), ("-1/2", {}), ("a/b", {}), ("", {}), (None, {"RANK": "0"}), (None, {"WORLD_SIZE": "2"}),
+     (None, {"RANK": "2", "WORLD_SIZE": "2"}), (None, {"RANK": "0.0", "WORLD_SIZE": "2"})],
+)  # fmt: skip
+def test_a_process_that_is_none_is_said_in_a_sentence(option, environment, run, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = run(*words("out", *([] if option is None else ["--process", option])))
+    given = ", ".join(f"{k}={v}" for k, v in environment.items()) or f"--process {option!r}"
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Error: {given}: does not say which process this is, of how many.\n\nGive ")
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("options", [[], ["--real"]])
 def test_init_writes_what_the_constructor_computes(run, options):
     assert run("init", "net.py:computed", "-o", "x.safetensors", *options)[0] == 0
@@ -303,6 +387,11 @@ def test_the_version_names_the_engine(run, monkeypatch):
     code, out, err = run("--version")
     assert (code, out) == (2, "")
     assert err.startswith("Error: SEEDBED_ENGINE=fortran: this engine is not here.\n")
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "seedbed", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"seedbed {sb.__version__}")
 
 
 def test_the_installed_command_is_this_one():
