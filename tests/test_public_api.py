@@ -22,7 +22,7 @@ SIGNATURES = {
     "materialize": "(plan, model, *, device=None, sharding=None, threads=None, progress=None)",
     "initialize": "(model, *inputs, recipe=None, seed=0, streams=None, checkpoint=None, leave=(), device=None, sharding=None, threads=None, progress=None, **keywords)",
     "apply_init": "(model, inputs, init=None, *, seed=0)",
-    "write": "(plan, path, *, shard_size='5GB', model=None, threads=None, progress=None)",
+    "write": "(plan, path, *, shard_size='5GB', process=(0, 1), replace=False, model=None, threads=None, progress=None)",
     "check": "(params_or_path, plan, *, progress=None)",
 }
 
