@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 import seedbed as sb
 from seedbed import cli, frameworks
 from seedbed.initializers import Zeros
-from seedbed.verbs.asked import share_of_processors
 
 NET = """
 import torch
@@ -319,13 +318,6 @@ def test_torchrun_starts_it(run):
         f"process {n % 2} of 2: wrote {p}" for n, p in enumerate(written("out")) if p.suffix != ".json"
     }
     assert {p.name: p.read_bytes() for p in written("out")} == {p.name: p.read_bytes() for p in written("one")}
-
-
-def test_each_of_several_processes_takes_its_share_of_processors(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for local, threads in (("", None), ("1", 8), ("3", 2), ("16", 1), ("many", None)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
-        assert share_of_processors() == threads
 
 
 def test_another_model_is_replaced_when_told(run):

@@ -25,7 +25,7 @@ from seedbed.frameworks import framework_of, loaded
 from seedbed.plan import Plan
 from seedbed.spec import Input
 from seedbed.table import size, table
-from seedbed.verbs.asked import process_told, share_of_processors
+from seedbed.verbs.asked import process_told
 
 
 class _Commands(TyperGroup):
@@ -187,7 +187,7 @@ def init_command(
         process=(rank, of),
         replace=replace,
         model=built if kept else None,
-        threads=threads or share_of_processors(),
+        threads=threads,
         progress=bar,
     )
     who = f"process {rank} of {of}: " if of > 1 else ""

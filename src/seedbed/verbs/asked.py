@@ -77,12 +77,6 @@ def process_told(text: str | None) -> tuple[int, int]:
     )
 
 
-def share_of_processors() -> int | None:
-    """Threads for each of the processes that torchrun started on this machine; None where there is one."""
-    local = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, (os.cpu_count() or 1) // int(local)) if re.fullmatch(r"[1-9]\d{0,4}", local, re.ASCII) else None
-
-
 def shown(progress: ProgressLike, total: int, what: str) -> AbstractContextManager[Progress | None]:
     """A bar where one is asked for, or a long job runs on a terminal."""
     if callable(progress):
