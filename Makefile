@@ -51,6 +51,7 @@ slow: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/fills.py benchmarks/results/fills.md
+	$(BIN)/python benchmarks/disk.py benchmarks/results/disk.md
 	$(BIN)/python benchmarks/models.py benchmarks/results/models.md
 	$(BIN)/python benchmarks/flax_starts.py benchmarks/results/flax.md
 	for backend in jax tensorflow torch; do \

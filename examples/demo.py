@@ -40,7 +40,7 @@ def run(title, make, given, recipe, folder):
     print(f"started in {time.perf_counter() - clock:.2f} s: {sb.check(net, plan)}")
 
     file = folder / f"{make.__module__}.safetensors"
-    (file,) = sb.write(plan, file, progress=True)
+    (file,) = sb.write(plan, file, replace=True, progress=True)
     print(f"wrote {file} ({file.stat().st_size:,} bytes) without the network")
 
     again = sb.initialize(make(), given, seed=1)  # a network with other values, to load into

@@ -145,9 +145,9 @@ def test_the_commands_and_options_are_these():
     assert [p.opts[0] for p in group.params if p.opts[0] != "--help"] == ["--version"]
     planned = ["--input", "--recipe", "--seed", "--real", "--base", "--leave"]
     assert found == {
-        "check": ["checkpoint", "model", *planned],
-        "init": ["model", "--out", *planned, "--shard-size", "--threads", "--quiet"],
-        "plan": ["model", *planned, "--full", "--json"],
+        "check": ["checkpoint", "model", *planned, "--fingerprint"],
+        "init": ["model", "--out", *planned, "--shard-size", "--process", "--replace", "--threads", "--quiet"],
+        "plan": ["model", *planned, "--full", "--json", "--mesh", "--placements"],
         "recipes": [],
     }
 
@@ -271,6 +271,82 @@ def test_init_writes_shards_into_a_folder_quietly(run):
     assert run("check", "out", "net.py:sized")[0] == 0
 
 
+def words(folder, *more):
+    return ["init", "net.py:sized", "-o", folder, "--shard-size", "100B", *more]
+
+
+@pytest.mark.parametrize("told", ["options", "environment"])
+def test_several_processes_init_the_files_of_one(told, run, monkeypatch):
+    summary = f"{sb.plan(model('sized')).summary}\n"
+    assert run(*words("one"))[:2] == (
+        0,
+        summary + "".join(f"wrote {p} ({p.stat().st_size} B)\n" for p in written("one")),
+    )
+    said = {}
+    for rank in (1, 0):
+        if told == "environment":
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("WORLD_SIZE", "2")
+        code, said[rank], err = run(*words("out", *(["--process", f"{rank}/2"] if told == "options" else [])))
+        assert (code, err) == (0, "")
+    lines = [f"{p} ({p.stat().st_size} B)\n" for p in written("out")]
+    assert said[1] == f"process 1 of 2: wrote {lines[1]}"
+    assert said[0] == summary + "".join(f"process 0 of 2: wrote {line}" for line in (lines[0], *lines[2:]))
+    assert {p.name: p.read_bytes() for p in written("out")} == {p.name: p.read_bytes() for p in written("one")}
+    assert run(*words("out", "-q", "--process", "0/1"))[1] == "".join(f"found {line}" for line in lines)
+
+
+def written(folder):
+    return sorted(Path(folder).iterdir())
+
+
+def test_torchrun_starts_it(run):
+    run(*words("one"))
+    line = [
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "-m",
+        "seedbed",
+        *words("out", "-q"),
+    ]
+    done = subprocess.run([sys.executable, "-m", *line], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {re.sub(r" \(.*", "", line) for line in done.stdout.splitlines()} >= {
+        f"process {n % 2} of 2: wrote {p}" for n, p in enumerate(written("out")) if p.suffix != ".json"
+    }
+    assert {p.name: p.read_bytes() for p in written("out")} == {p.name: p.read_bytes() for p in written("one")}
+
+
+def test_another_model_is_replaced_when_told(run):
+    assert run("init", "net.py:sized", "-q", "-o", "x.safetensors")[0] == 0
+    before = Path("x.safetensors").read_bytes()
+    code, out, err = run("init", "net.py:sized", "-s", "1", "-q", "-o", "x.safetensors")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: x.safetensors: holds another model.\n")
+    assert Path("x.safetensors").read_bytes() == before
+    code, out, err = run("init", "net.py:sized", "-s", "1", "-q", "-o", "x.safetensors", "--replace")
+    assert (code, out.split(" (")[0], err) == (0, "wrote x.safetensors", "")
+    assert sb.check("x.safetensors", sb.plan(model("sized"), seed=1))
+
+
+@pytest.mark.parametrize(
+    ("option", "environment"),
+    [("2/2", {}), ("1", {}), ("-1/2", {}), ("a/b", {}), ("", {}), (None, {"RANK": "0"}), (None, {"WORLD_SIZE": "2"}),
+     (None, {"RANK": "2", "WORLD_SIZE": "2"}), (None, {"RANK": "0.0", "WORLD_SIZE": "2"})],
+)  # fmt: skip
+def test_a_process_that_is_none_is_said_in_a_sentence(option, environment, run, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = run(*words("out", *([] if option is None else ["--process", option])))
+    given = ", ".join(f"{k}={v}" for k, v in environment.items()) or f"--process {option!r}"
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Error: {given}: does not say which process this is, of how many.\n\nGive ")
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("options", [[], ["--real"]])
 def test_init_writes_what_the_constructor_computes(run, options):
     assert run("init", "net.py:computed", "-o", "x.safetensors", *options)[0] == 0
@@ -303,6 +379,11 @@ def test_the_version_names_the_engine(run, monkeypatch):
     code, out, err = run("--version")
     assert (code, out) == (2, "")
     assert err.startswith("Error: SEEDBED_ENGINE=fortran: this engine is not here.\n")
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "seedbed", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"seedbed {sb.__version__}")
 
 
 def test_the_installed_command_is_this_one():
@@ -565,14 +646,21 @@ def test_a_full_disk_leaves_what_was_there(target, shard_size, earlier, small_di
     if earlier:
         assert run("init", "net.py:sized", "-q", "-o", target)[0] == 0
     before = files()
-    code, out, err = run("init", "large.py:net", "-q", "-o", target, "--shard-size", shard_size)
+    code, out, err = run("init", "large.py:net", "-q", "-o", target, "--shard-size", shard_size, "--replace")
     if small_disk == "File too large" and shard_size != "5GB":
         pytest.skip("only a real disk is full of small files")
     assert (code, out) == (2, "")
-    assert err == (
-        f"Error: {target}: cannot be written: {small_disk}.\n\n"
-        "Nothing was left behind; what stood there before still does. Make room there, or give another place.\n"
+    whole = shard_size != "5GB" and not earlier
+    left = (
+        "2 files are whole and stay: make room there, and the same call goes on from them.\n"
+        if whole
+        else "Nothing was left behind; what stood there before still does. Make room there, or give another place.\n"
     )
+    assert err == f"Error: {target}: cannot be written: {small_disk}.\n\n{left}"
+    if whole:
+        stem = "disk/out/model" if target == "disk/out" else "disk/x"
+        assert sorted(files()) == [f"{stem}-0000{n}-of-00006.safetensors" for n in (1, 2)]
+        return
     assert files() == before
     assert Path("disk/out").exists() == (earlier and target == "disk/out")
 
@@ -595,7 +683,7 @@ def test_ctrl_c_leaves_what_was_there(target, earlier, run):
     if earlier:
         assert run("init", "net.py:sized", "-q", "-o", target)[0] == 0
     before = files()
-    words = ["init", "slow.py:net", "-q", "-o", target, "-r", "slow.py:slow", "--threads", "2"]
+    words = ["init", "slow.py:net", "-q", "-o", target, "-r", "slow.py:slow", "--threads", "2", "--replace"]
     code = "from seedbed.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -603,7 +691,7 @@ def test_ctrl_c_leaves_what_was_there(target, earlier, run):
         try:
             for _ in range(12):
                 assert process.stdout.readline() == "filling\n"
-            assert any(p.suffix == ".partial" for p in Path("disk").rglob("*")), "it is in the middle"
+            assert any(p.suffix in (".partial", ".replacing") for p in Path("disk").rglob("*")), "it is in the middle"
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         finally:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "seedbed"
 ORDER = [
     "errors", "table", "initializers", "spec", "recipe", "plan", "threefry", "engine", "region", "shard", "fill", "materialize", "store", "check", "digest", "mesh",
 ]  # fmt: skip
-EDGE = {"frameworks", "recipes", "reports", "verbs", "cli"}
+EDGE = {"frameworks", "recipes", "reports", "verbs", "cli", "__main__"}
 OUTSIDE = {
     "torch",
     "jax",

@@ -49,6 +49,8 @@ from seedbed.initializers import (
 from seedbed.region import Region
 from seedbed.spec import Layout
 from seedbed.store import load
+from seedbed.store.aside import Aside
+from seedbed.verbs import asked
 
 FOLDER = Path(__file__).parent / "messages"
 SOURCE = Path(sb.__file__).parent
@@ -131,6 +133,10 @@ def mlp():
 
 def small():
     return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def deep_known():
+    return nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(4)))
 
 
 def deep():
@@ -239,6 +245,46 @@ def full_disk():
         sb.write(sb.plan(nn.Linear(100, 100)), "model.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+def written_twice(**second):
+    sb.write(sb.plan(small(), seed=1), "there", shard_size=60)
+    sb.write(sb.plan(small()), "there", shard_size=60, **second)
+
+
+def full_at_the_third_file():
+    """Not real: here a limit on files stops the first one that is too large, not what fills a disk."""
+    real, calls = os.posix_fallocate, []
+
+    def fills(descriptor, offset, length):
+        calls.append(length)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "no")
+        real(descriptor, offset, length)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", fills)
+        sb.write(sb.plan(deep_known()), "there", shard_size=60)
+
+
+def written_at_the_same_time():
+    with Aside(Path("model.safetensors")):
+        sb.write(sb.plan(small()), "model.safetensors")
+
+
+def changed_meanwhile():
+    def meddle(draw, spec):
+        Path("model.safetensors").write_bytes(b"another's")
+        return draw.normal()
+
+    sb.write(sb.plan(small(), recipe=Custom(meddle)), "model.safetensors")
+
+
+def told_by_torchrun(**environment):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        asked.process_told(None)
 
 
 def onto(make):
@@ -546,6 +592,12 @@ CASES = {
     "target_is_a_folder": lambda: onto(lambda: Path("there.safetensors").mkdir()),
     "target_is_a_file": lambda: onto(lambda: Path("there").write_text("")),
     "disk_full": full_disk,
+    "disk_full_at_the_third_file": full_at_the_third_file,
+    "write_over_another_model": written_twice,
+    "write_over_another_model_by_several": lambda: written_twice(replace=True, process=(0, 2)),
+    "write_at_the_same_time": written_at_the_same_time,
+    "write_changed_meanwhile": changed_meanwhile,
+    "write_process_not_one": lambda: sb.write(sb.plan(small()), "there", process=(4, 4)),
     "write_kept_without_model": kept,
     "write_dtype_without_name": lambda: sb.write(
         sb.plan(one(dtype="complex128", axes=()), recipe=Zeros()), "model.safetensors"
@@ -568,6 +620,8 @@ CASES = {
         cli._model("net.py:net", False),
     ),
     "command_input_not_an_input": lambda: cli._inputs(["1,28,28"]),
+    "command_process_not_one": lambda: asked.process_told("4/4"),
+    "command_process_without_its_number": lambda: told_by_torchrun(WORLD_SIZE="4"),
     "command_input_twice": lambda: cli._inputs(["x=1", "x=2"]),
     "command_input_dtype_unknown": lambda: cli._inputs(["1x28:flaot32"]),
     # Deferred construction.

@@ -23,7 +23,7 @@ SIGNATURES = {
     "materialize": "(plan, model, *, device=None, sharding=None, threads=None, progress=None, replace=False, collective=True)",
     "initialize": "(model, *inputs, recipe=None, seed=0, streams=None, parts=None, checkpoint=None, leave=(), device=None, sharding=None, threads=None, progress=None, replace=False, collective=True, **keywords)",
     "apply_init": "(model, inputs, init=None, *, seed=0)",
-    "write": "(plan, path, *, shard_size='5GB', model=None, threads=None, progress=None)",
+    "write": "(plan, path, *, shard_size='5GB', process=(0, 1), replace=False, model=None, threads=None, progress=None)",
     "check": "(params_or_path, plan, *, progress=None, collective=True)",
     "divide": "(plan, mesh, placements=None)",
     "fingerprint": "(plan, params_or_path=None, *, progress=None)",

@@ -26,6 +26,7 @@ from seedbed.mesh import mesh_of, placements_of
 from seedbed.plan import Plan
 from seedbed.spec import Input
 from seedbed.table import size, table
+from seedbed.verbs.asked import process_told
 
 
 class _Commands(TyperGroup):
@@ -162,7 +163,7 @@ def init_command(
             "--out",
             "-o",
             metavar="PATH",
-            help="A file that ends in .safetensors, or a folder; an earlier checkpoint there is replaced.",
+            help="A file that ends in .safetensors, or a folder; files of the same start that are whole there stay.",
         ),
     ],
     inputs: Inputs = None,
@@ -172,10 +173,21 @@ def init_command(
     base: Base = None,
     leave: Leave = None,
     shard_size: Annotated[str, typer.Option(help="The most bytes in one file.")] = "5GB",
+    process: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R/N",
+            help="Write the files of process R, from 0, of N; as RANK and WORLD_SIZE say, which torchrun sets.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let it take the place of another model, all at once.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="How many; all processors by default.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the started parameters as a safetensors checkpoint."""
+    rank, of = process_told(process)
     built, made = _planned(model, inputs, recipe, seed, real, base, leave)
     made.require_known()
     kept = [e.spec.path for e in made if e.kept and e.spec.persistent]
@@ -186,14 +198,31 @@ def init_command(
             remedy="Give it a rule, or build the model with memory:\n    --real",
             paths=tuple(kept),
         )
-    if not quiet:
+    if not quiet and rank == 0:
         typer.echo(made.summary)
-    bar = False if quiet else sys.stderr.isatty() or None
+    bar = False if quiet or rank else sys.stderr.isatty() or None
+    before = _inodes(out)
     files = seedbed.write(
-        made, out, shard_size=shard_size, model=built if kept else None, threads=threads, progress=bar
+        made,
+        out,
+        shard_size=shard_size,
+        process=(rank, of),
+        replace=replace,
+        model=built if kept else None,
+        threads=threads,
+        progress=bar,
     )
+    who = f"process {rank} of {of}: " if of > 1 else ""
     for file in files:
-        typer.echo(f"wrote {file} ({size(file.stat().st_size)})")
+        there = file.stat()
+        did = "found" if before.get(file.name) == there.st_ino else "wrote"
+        typer.echo(f"{who}{did} {file} ({size(there.st_size)})")
+
+
+def _inodes(out: Path) -> dict[str, int]:
+    """What stands there, to tell later what was written."""
+    folder = out.parent if out.suffix == ".safetensors" else out
+    return {f.name: f.stat().st_ino for f in folder.glob("*.safetensors*") if f.is_file()}
 
 
 @app.command("check")

@@ -46,6 +46,13 @@ class Destination(Protocol):
         """Called once for each block, filled, in order, on the calling thread."""
 
 
+class Taking(Destination, Protocol):
+    """A destination that also has a method `take`; others need none."""
+
+    def take(self, region: Region, values: Any) -> None:
+        """Called before `done`, on the thread that filled the block, in no order."""
+
+
 class Job(NamedTuple):
     """Values to make, and where they go.
 
@@ -92,7 +99,11 @@ def run(
     waiting: deque[tuple[list[Piece], Future[list[Any]]]] = deque()
 
     def filled(share: list[Piece], places: list[Any]) -> list[Any]:
-        return [fill(job.entry, there, place) for (job, there, _), place in zip(share, places, strict=True)]
+        made = [fill(job.entry, there, place) for (job, there, _), place in zip(share, places, strict=True)]
+        for (job, _, here), values in zip(share, made, strict=True):
+            if hasattr(job.destination, "take"):
+                job.destination.take(here, values)
+        return made
 
     def finish() -> None:
         share, future = waiting.popleft()

@@ -1,30 +1,25 @@
-"""A plan becomes files: written aside, synced, and renamed when all are whole."""
+"""A plan becomes files: each written aside, synced, and renamed when it is whole; the index last."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
-import re
-import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-from seedbed.errors import OutputError, PlanError, shown
-from seedbed.fill import storage_dtype
-from seedbed.materialize import Destination, Job, Progress, run
+from seedbed.errors import OutputError, PlanError, count, shown
+from seedbed.materialize import Progress
 from seedbed.plan import Entry, Plan
-from seedbed.region import Region
-from seedbed.spec import ITEMSIZE
-from seedbed.store.names import ABOUT, FORMAT, NAMES
+from seedbed.store.aside import Aside, aside, held, sweep
+from seedbed.store.exchange import exchange
+from seedbed.store.files import GATE, PARTIAL, File, Files, files_of
+from seedbed.store.names import ABOUT, NAMES
+from seedbed.store.standing import refused
+from seedbed.store.stream import Values, stream
 
-Values = Callable[[Entry], NDArray[Any]]
-"""Gives the values of an entry that the plan keeps."""
+Reporting = Callable[[int], AbstractContextManager["Progress | None"]]
+"""Called with the bytes to be made; gives what is told after each block."""
 
 
 def save(
@@ -32,25 +27,29 @@ def save(
     path: str | os.PathLike[str],
     *,
     shard_size: int,
+    process: tuple[int, int] = (0, 1),
+    replace: bool = False,
     kept: Values | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    reporting: Reporting = lambda _: contextlib.nullcontext(),
 ) -> list[Path]:
-    """Write every persistent parameter and buffer of a plan.
+    """Write every persistent parameter and buffer of a plan, or the part of one process.
 
     Args:
         plan: Its sizes settled.
         path: A file that ends in `.safetensors`, or a folder.
         shard_size: The largest number of bytes in one file, unless one parameter alone is larger.
+        process: Which of how many; file n, from 0, is that of process n modulo how many.
+        replace: Whether another model there may be replaced.
         kept: Where the values that the plan keeps are read.
         threads: How many.
-        progress: Told after each block.
+        reporting: Gives what is told after each block.
 
     Returns:
-        The files, the index last.
+        The files of this process; the index last, when all files are there.
 
     Raises:
-        OutputError: The place cannot be written. What stood there before still does.
+        OutputError: The place cannot be written, or holds another model. What stood there before still does.
     """
     plan.require_known()
     target = Path(path)
@@ -58,31 +57,78 @@ def save(
     _storable(entries, kept)
     with _readable(target):
         folder, stem = _place(target)
-    shards = _shards(entries, shard_size)
-    names = [f"{stem}-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
-    names = [f"{stem}.safetensors"] if len(shards) == 1 else names
-    index = folder / f"{stem}.safetensors.index.json"
-    made = not folder.exists()
-    aside: list[tuple[Path, Path]] = []
+        made = files_of(plan, entries, folder, stem, shard_size)
+        others = made.others()
+    rank, of = process
+    if others and (not replace or of > 1):
+        raise refused(target, made, others, replace=replace)
+    own = made.files[rank::of]
+    missing = [file for file in own if others or file.missing]
+    with reporting(sum(file.made for file in missing)) as progress:
+
+        def write(file: File, descriptor: int) -> None:
+            stream(file, descriptor, kept=kept, threads=threads, progress=progress)
+
+        if others:
+            with _readable(target):
+                exchange(made, write)
+        else:
+            with _readable(target, made), _folder(folder, alone=of == 1):
+                _add(made, missing, write)
+    with _readable(target, made):
+        return _finish(made, own)
+
+
+@contextlib.contextmanager
+def _folder(folder: Path, *, alone: bool) -> Iterator[None]:
+    """A folder that is there; one made for nothing goes again."""
+    new = not folder.exists()
+    folder.mkdir(exist_ok=True)
     try:
-        with _readable(target):
-            folder.mkdir(exist_ok=True)
-            for name, shard in zip(names, shards, strict=True):
-                aside.append((_aside(folder / name, "partial"), folder / name))
-                _write(aside[-1][0], shard, plan, kept, threads, progress)
-            if len(shards) > 1:
-                aside.append((_aside(index, "partial"), index))
-                _index(aside[-1][0], names, shards)
-            _replace(aside, [index, folder / f"{stem}.safetensors", *_shards_of(index)])
-            _sync(folder)
+        yield
     except BaseException:
-        for partial, _ in aside:
-            partial.unlink(missing_ok=True)
-        if made:
-            with contextlib.suppress(OSError):
+        if new and alone:
+            with contextlib.suppress(OSError):  # files that are whole stay in it
                 folder.rmdir()
         raise
-    return [final for _, final in aside]
+
+
+def _add(made: Files, missing: Sequence[File], write: Callable[[File, int], None]) -> None:
+    """Write each file aside and give it its name as soon as it is whole."""
+    for file in missing:
+        with Aside(file.path, PARTIAL) as there:
+            if file.missing:  # no other process with the same number was faster
+                write(file, there.descriptor)
+                if os.path.lexists(file.path) and not file.whole():
+                    raise _changed(file.path, made)
+                there.place()
+
+
+def _finish(made: Files, own: Sequence[File]) -> list[Path]:
+    """The index, once every file is there; any process may find that, and several at a time."""
+    lost = [file for file in own if not file.whole()]
+    if lost:
+        raise _changed(lost[0].path, made)
+    if not all(file.whole() for file in made.files):
+        return [file.path for file in own]
+    if made.indexed is not None and not made.index_whole():
+        with Aside(made.index, PARTIAL, wait=True) as there:
+            if not made.index_whole():
+                there.write(made.indexed)
+                there.place()
+    left = made.asides()
+    replacing = held(aside(made.index, GATE))
+    sweep(p for p in left if not replacing or p.suffix == f".{PARTIAL}")
+    return [*(file.path for file in own), *([made.index] if made.indexed is not None else [])]
+
+
+def _changed(path: Path, made: Files) -> OutputError:
+    return OutputError(
+        f"{path}: something else was written there while this plan was.",
+        facts=[f"expected  fingerprint {made.fingerprint}"],
+        remedy="Let every process that writes there have the same plan and the same shard_size, and call again.",
+        path=str(path),
+    )
 
 
 def _storable(entries: Sequence[Entry], kept: Values | None) -> None:
@@ -127,166 +173,21 @@ def _place(target: Path) -> tuple[Path, str]:
     return (parent, target.stem) if single else (target, "model")
 
 
-def _aside(final: Path, kind: str) -> Path:
-    return final.with_name(f".{final.name}.{os.getpid()}.{kind}")
-
-
-def _shards_of(index: Path) -> list[Path]:
-    """The files of an earlier checkpoint, as its index names them."""
-    try:
-        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        own = re.compile(re.escape(index.name.removesuffix(".safetensors.index.json")) + r"-\d+-of-\d+\.safetensors")
-        return [index.parent / name for name in sorted(names) if own.fullmatch(name)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []
-
-
-def _replace(made: Sequence[tuple[Path, Path]], earlier: Sequence[Path]) -> None:
-    """Put new files in the place of an earlier checkpoint of the same name: all of them, or none.
-
-    The earlier index goes first and the new one comes last, so that a folder with an index is whole at
-    any moment.
-    """
-    held: list[tuple[Path, Path]] = []
-    placed: list[Path] = []
-    try:
-        if len(made) > 1 or any(p.name.endswith(".json") and p.exists() for p in earlier):
-            for old in dict.fromkeys((*earlier, *(final for _, final in made))):
-                if old.is_file():
-                    held.append((_aside(old, "earlier"), old))
-                    os.replace(old, held[-1][0])
-        for partial, final in made:
-            placed.append(final)
-            os.replace(partial, final)
-    except BaseException:
-        for final in placed if held or len(made) > 1 else []:
-            if not final.is_dir():
-                final.unlink(missing_ok=True)
-        for aside, old in reversed(held):
-            if aside.exists():
-                os.replace(aside, old)
-        raise
-    for aside, _ in held:
-        aside.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
-def _readable(target: Path) -> Iterator[None]:
+def _readable(target: Path, made: Files | None = None) -> Iterator[None]:
     """System errors of writing, as sentences."""
     try:
         yield
     except OSError as error:
         if isinstance(error, OutputError):
             raise
+        whole = sum(file.whole() for file in made.files) if made else 0
+        left = (
+            f"{count(whole, 'file is', 'files are')} whole and stay: make room there, and the same call goes on from them."
+            if whole
+            else "Nothing was left behind; what stood there before still does. Make room there, or give another place."
+        )
         raise OutputError(
             f"{target}: cannot be written: {os.strerror(error.errno) if error.errno else error}.",
-            remedy="Nothing was left behind; what stood there before still does. Make room there, or give another place.",
+            remedy=left,
         ) from None
-
-
-def _shards(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
-    shards: list[list[Entry]] = [[]]
-    size = 0
-    for entry in entries:
-        if shards[-1] and size + entry.spec.nbytes > most:
-            shards.append([])
-            size = 0
-        shards[-1].append(entry)
-        size += entry.spec.nbytes
-    return shards
-
-
-def _header(entries: Sequence[Entry], plan: Plan) -> tuple[bytes, dict[str, int]]:
-    """The file's header and where each parameter begins in the file; widest dtype first keeps all aligned."""
-    order = sorted(entries, key=lambda e: (-ITEMSIZE[e.spec.dtype], e.spec.path))
-    ties = {alias: e.spec.path for e in entries for alias in e.spec.aliases}
-    about = {
-        **ties,
-        "format": FORMAT.get(plan.framework, "np"),
-        "seedbed.fingerprint": plan.fingerprint(),
-        "seedbed.seed": str(plan.seed),
-    }
-    header: dict[str, Any] = {ABOUT: about}
-    places, offset = {}, 0
-    for entry in order:
-        spec = entry.spec
-        places[spec.path] = offset
-        header[spec.path] = {
-            "dtype": NAMES[spec.dtype],
-            "shape": list(spec.sizes),
-            "data_offsets": [offset, offset + spec.nbytes],
-        }
-        offset += spec.nbytes
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
-    base = 8 + len(raw)
-    return struct.pack("<Q", len(raw)) + raw, {path: base + place for path, place in places.items()}
-
-
-class _InFile(Destination):
-    """A parameter's place in a file."""
-
-    def __init__(self, file: BinaryIO, entry: Entry, place: int) -> None:
-        self.file, self.entry, self.place = file, entry, place
-
-    def block(self, region: Region) -> NDArray[Any]:
-        return np.empty(region.shape, storage_dtype(self.entry.spec.dtype))
-
-    def done(self, region: Region, values: NDArray[Any]) -> None:
-        """Blocks are contiguous and come in order, so each follows the one before."""
-        self.file.seek(self.place)
-        self.file.write(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data)
-        self.place += values.nbytes
-
-
-def _write(
-    path: Path,
-    entries: Sequence[Entry],
-    plan: Plan,
-    kept: Values | None,
-    threads: int | None,
-    progress: Progress | None,
-) -> None:
-    header, places = _header(entries, plan)
-    with path.open("wb") as file:
-        size = len(header) + sum(e.spec.nbytes for e in entries)
-        _reserve(file, size)
-        file.write(header)
-        jobs = []
-        for entry in entries:
-            where = _InFile(file, entry, places[entry.spec.path])
-            if not entry.kept:
-                jobs.append(Job(entry, where))
-            elif kept is not None and entry.spec.count:
-                where.done(Region.whole(entry.spec.sizes), kept(entry))
-        run(jobs, threads=threads, progress=progress)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _reserve(file: BinaryIO, size: int) -> None:
-    """Find a full disk now, not at the end."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot tell
-                raise
-
-
-def _index(path: Path, names: Sequence[str], shards: Sequence[Sequence[Entry]]) -> None:
-    where = {e.spec.path: name for name, shard in zip(names, shards, strict=True) for e in shard}
-    total = sum(e.spec.nbytes for shard in shards for e in shard)
-    with path.open("w", encoding="utf-8") as file:
-        json.dump({"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

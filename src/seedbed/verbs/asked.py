@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Union
 
-from seedbed.errors import PlanError
+from seedbed.errors import InputError, PlanError, quoted
 from seedbed.materialize import Progress
 from seedbed.plan import Plan
 
@@ -41,6 +42,41 @@ def number_of_bytes(size: int | str) -> int:
         raise PlanError(f"shard_size: must be a number of bytes above 0, such as '5GB', got {size!r}.")
     power = " KMGT".index(match[2].upper() or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def number_of_process(process: object) -> tuple[int, int]:
+    """One of several processes: its number, from 0, and how many there are.
+
+    Example:
+        >>> number_of_process((1, 4))
+        (1, 4)
+    """
+    if isinstance(process, (tuple, list)) and len(process) == 2:
+        rank, of = process
+        if all(isinstance(n, int) and not isinstance(n, bool) for n in process) and 0 <= rank < of:
+            return rank, of
+    raise InputError(
+        f"process: must be (rank, of), whole numbers with 0 <= rank < of, got {quoted(process)}.",
+        remedy="The first of four processes is process=(0, 4), the last is process=(3, 4).",
+    )
+
+
+def process_told(text: str | None) -> tuple[int, int]:
+    """Which process of how many, as the option says, or the environment that torchrun makes."""
+    if text is not None:
+        given, parts, named = f"--process {text!r}", text.split("/"), "--process R/N"
+    else:
+        set_ = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+        if not set_:
+            return 0, 1
+        given, parts, named = ", ".join(f"{k}={v}" for k, v in set_.items()), list(set_.values()), "RANK and WORLD_SIZE"
+    if len(parts) == 2 and all(re.fullmatch(r"\d{1,9}", p, re.ASCII) for p in parts) and int(parts[0]) < int(parts[1]):
+        return int(parts[0]), int(parts[1])
+    raise InputError(
+        f"{given}: does not say which process this is, of how many.",
+        remedy=f"Give {named} two whole numbers: the first process of four is 0 of 4, the last is 3 of 4; "
+        "one process alone is\n    --process 0/1",
+    )
 
 
 def shown(progress: ProgressLike, total: int, what: str) -> AbstractContextManager[Progress | None]:

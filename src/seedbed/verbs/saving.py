@@ -12,7 +12,7 @@ from seedbed.check import Findings
 from seedbed.errors import InputError
 from seedbed.frameworks import Ranks, framework_of, loaded
 from seedbed.plan import Plan
-from seedbed.verbs.asked import ProgressLike, number_of_bytes, require_plan, shown
+from seedbed.verbs.asked import ProgressLike, number_of_bytes, number_of_process, require_plan, shown
 
 
 def write(
@@ -20,30 +20,39 @@ def write(
     path: str | os.PathLike[str],
     *,
     shard_size: int | str = "5GB",
+    process: tuple[int, int] = (0, 1),
+    replace: bool = False,
     model: Any = None,
     threads: int | None = None,
     progress: ProgressLike = None,
 ) -> list[Path]:
     """Write a plan's values to disk as a safetensors checkpoint, never more than a buffer in memory.
 
-    Files appear under their names only when they are whole; a failure leaves what stood there before.
+    A file appears under its name only when it is whole, the index when all of them are. After a failure,
+    the same call goes on: files that are whole and of this very plan are not written again, but for those
+    with values of a model, a `Custom` function or another checkpoint, which the plan does not decide.
 
     Args:
         plan: Its sizes settled.
         path: A file that ends in `.safetensors`, or a folder.
         shard_size: The most bytes in one file, as a number or such as `"5GB"`; what does not fit goes to
             `name-00001-of-00002.safetensors` and so on, with an index.
+        process: `(rank, of)`: the files of this one of several processes, which say nothing to each other.
+            Together they write the bytes that one alone would; whichever ends last writes the index.
+        replace: Whether another model that stands there may be replaced: all of it, once the new one is
+            whole. By one process alone.
         model: Where values that the plan keeps are read.
         threads: As for `materialize`.
-        progress: As for `materialize`.
+        progress: As for `materialize`; files that are there already are not counted.
 
     Returns:
-        The files written, the index last.
+        The files of this process, the index last if all files are there.
 
     Raises:
         UnknownSizeError: Some sizes are not settled.
         PlanError: The plan keeps values, and no model was given.
-        OutputError: The place cannot be written.
+        InputError: `process` is not one of several.
+        OutputError: The place cannot be written, holds another model, or is being written by another process.
 
     Example:
         >>> import seedbed, tempfile, torch
@@ -60,16 +69,16 @@ def write(
     if model is not None:
         framework_of(model).fit(plan, model)
         held = dict(framework_of(model).values(model))
-    total = sum(e.spec.nbytes for e in plan if e.settled and e.spec.persistent and not e.kept)
-    with shown(progress, total, "writing") as report:
-        return store.save(
-            plan,
-            path,
-            shard_size=number_of_bytes(shard_size),
-            kept=(lambda entry: held[entry.spec.path].array) if held is not None else None,
-            threads=threads,
-            progress=report,
-        )
+    return store.save(
+        plan,
+        path,
+        shard_size=number_of_bytes(shard_size),
+        process=number_of_process(process),
+        replace=replace,
+        kept=(lambda entry: held[entry.spec.path].array) if held is not None else None,
+        threads=threads,
+        reporting=lambda total: shown(progress, total, "writing"),
+    )
 
 
 def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None, collective: bool = True) -> Findings:
