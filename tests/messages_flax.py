@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax import nnx
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
@@ -103,6 +102,8 @@ def on_many(*names):
 def held_in_no_grid():
     """What a process has of an array, as JAX would tell it: two corners of a mesh."""
     from types import SimpleNamespace
+
+    import numpy as np
 
     from seedbed.frameworks.flax.held import held
 

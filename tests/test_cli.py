@@ -170,7 +170,7 @@ def test_plan_shows_every_parameter_before_it_is_started(run):
 
 
 def model(name):
-    return cli._model(f"net.py:{name}", False)
+    return cli.loading.model_of(f"net.py:{name}", False)
 
 
 def test_plan_without_inputs_shows_what_is_not_known(run):
@@ -700,3 +700,21 @@ def test_ctrl_c_leaves_what_was_there(target, earlier, run):
     assert process.returncode == 130
     assert files() == before
     assert Path("disk/out").exists() == (earlier and target == "disk/out")
+
+
+def test_a_function_that_imports_its_framework_itself_builds_without_memory_too(tmp_path):
+    """Ten gigabytes, in a process that may not have them."""
+    (tmp_path / "late.py").write_text(
+        "import importlib.util\nPROBED = importlib.util.find_spec('mxnet'), importlib.util.find_spec('keras')\n"
+        "def net():\n    from torch import nn\n    return nn.Linear(50_000, 50_000)\n"
+    )
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (9 << 30, 9 << 30)); from seedbed.cli import app;"
+        "app(['plan', 'late.py:net'], standalone_mode=False); print(sorted({'keras', 'flax'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Linear.reset_parameters (linear.py" in done.stdout
+    assert done.stdout.endswith("[]\n")

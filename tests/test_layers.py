@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "frameworks/keras": {"keras", "jax", "tensorflow", "torch"},
     "frameworks/gluon": {"mxnet"},
     "reports": {"rich"},
-    "cli.py": {"typer"},
+    "cli": {"typer"},
 }
 # Imports inside functions that go against the order, each for a reason.
 BACKWARD = {

@@ -295,7 +295,7 @@ def onto(make):
 
 def model_file(content, name):
     Path("net.py").write_text(content)
-    return cli._named(f"net.py:{name}")
+    return cli.loading.named(f"net.py:{name}")
 
 
 def unreadable_file():
@@ -610,14 +610,14 @@ CASES = {
     "checkpoint_not_a_file": unreadable_file,
     "checkpoint_unreadable": disk_fails,
     # The command line.
-    "command_model_not_named": lambda: cli._named("net.py"),
-    "command_file_missing": lambda: cli._named("missing.py:net"),
-    "command_file_not_python": lambda: (Path("net.txt").touch(), cli._named("./net.txt:net")),
-    "command_module_missing": lambda: cli._named("missing_package.module:net"),
+    "command_model_not_named": lambda: cli.loading.named("net.py"),
+    "command_file_missing": lambda: cli.loading.named("missing.py:net"),
+    "command_file_not_python": lambda: (Path("net.txt").touch(), cli.loading.named("./net.txt:net")),
+    "command_module_missing": lambda: cli.loading.named("missing_package.module:net"),
     "command_name_missing": lambda: model_file("net = 3\nother = 4\n", "nett"),
     "command_function_with_arguments": lambda: (
         model_file("def net(width, depth, *, bias=True): ...\n", "net"),
-        cli._model("net.py:net", False),
+        cli.loading.model_of("net.py:net", False),
     ),
     "command_input_not_an_input": lambda: cli._inputs(["1,28,28"]),
     "command_process_not_one": lambda: asked.process_told("4/4"),

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from io import TextIOWrapper
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import seedbed
 from seedbed import engine, recipes
-from seedbed.errors import InputError, ModelError, PlanError, SeedbedError, columns, nearest, shown
-from seedbed.frameworks import framework_of, loaded
+from seedbed.cli import loading
+from seedbed.errors import InputError, PlanError, SeedbedError, columns, shown
+from seedbed.frameworks import framework_of
 from seedbed.mesh import mesh_of, placements_of
 from seedbed.plan import Plan
 from seedbed.spec import Input
@@ -275,8 +271,10 @@ def _planned(
 ) -> tuple[Any, Plan]:
     positional, named = _inputs(inputs or [])
     with redirect_stdout(sys.stderr):  # what the user's own code prints is no part of a table or of JSON
-        built = _model(model, real)
-        chosen = _named(recipe) if recipe and ":" in recipe and recipe.rpartition(":")[0].endswith(".py") else recipe
+        built = loading.model_of(model, real)
+        chosen = (
+            loading.named(recipe) if recipe and ":" in recipe and recipe.rpartition(":")[0].endswith(".py") else recipe
+        )
     specs = framework_of(built).trace(built, positional, named)  # by hand: an input may be called `seed` or `model`
     return built, seedbed.plan(specs, recipe=chosen, seed=seed, checkpoint=base, leave=leave or ())
 
@@ -300,94 +298,6 @@ def _inputs(texts: list[str]) -> tuple[list[Input], dict[str, Any]]:
         else:
             positional.append(made)
     return positional, named
-
-
-def _model(text: str, real: bool) -> Any:
-    found = _named(text)
-    if not callable(found) or any(f.owns(found) for f in loaded()):
-        return found
-    needed = _needed(found)
-    if needed:
-        raise ModelError(
-            f"{text}: is called without arguments, and needs {' and '.join(needed)}.",
-            remedy="Write a function without arguments that returns the model, and give its name.",
-        )
-    with ExitStack() as stack:
-        for framework in loaded() if not real else []:
-            stack.enter_context(framework.deferred())
-        try:
-            return found()
-        except (Exception, SystemExit) as error:  # the user's own code: its own traceback is what helps
-            hint = "" if real else " It was built without memory; if it reads values while it is built, add --real."
-            _own_traceback(error, text, hint)
-
-
-def _needed(function: Callable[..., Any]) -> list[str]:
-    """Arguments without which a function cannot be called."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some builtins have no signature: the call itself finds out
-        return []
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [f"`{p.name}`" for p in parameters if p.default is p.empty and p.kind not in optional]
-
-
-def _named(text: str) -> Any:
-    source, colon, name = text.rpartition(":")
-    if not colon or not source or not name:
-        raise ModelError(f"{text!r}: must be FILE.py:NAME or package.module:NAME.")
-    found: Any = _module(source)
-    for part in name.split("."):
-        if not hasattr(found, part):
-            known = [n for n in vars(found) if not n.startswith("_")] if hasattr(found, "__dict__") else []
-            raise ModelError(f"{source}: has no name {part!r}.", remedy=nearest(part, known))
-        found = getattr(found, part)
-    return found
-
-
-def _module(source: str) -> ModuleType:
-    file = Path(source)
-    try:
-        if file.suffix == ".py" or "/" in source:
-            if not file.is_file() or file.suffix != ".py":
-                raise ModelError(f"{source}: {'is not a Python file' if file.exists() else 'there is no such file'}.")
-            return _run(file.resolve())
-        sys.path.insert(0, str(Path.cwd()))
-        return importlib.import_module(source)
-    except ModelError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own code: its own traceback is what helps
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and f"{source}.".startswith(f"{missing}."):
-            raise ModelError(f"{source}: there is no such module.") from None
-        _own_traceback(error, source)
-
-
-def _run(file: Path) -> ModuleType:
-    """The module that a file is, run once; under another name where its own is that of another module."""
-    there = sys.modules.get(file.stem)
-    if there is not None and getattr(there, "__file__", None) == str(file):
-        return there
-    name = f"{file.stem}_{file.parent.name}" if there is not None else file.stem
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(file.parent))
-    spec.loader.exec_module(module)
-    return module
-
-
-def _own_traceback(error: BaseException, source: str, hint: str = "") -> NoReturn:
-    """Show the traceback of the user's code without our own frames, and leave."""
-    frames = error.__traceback__
-    ours = (str(Path(__file__)), "<frozen importlib", str(Path(importlib.__file__)))
-    while frames and frames.tb_frame.f_code.co_filename.startswith(ours):
-        frames = frames.tb_next
-    traceback.print_exception(type(error), error, frames)
-    typer.echo(f"\nError: {source}: its own code failed, as shown above.{hint}", err=True)
-    raise typer.Exit(2)
 
 
 def main() -> None:
