@@ -32,14 +32,16 @@ def shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
     """What this process owns of each sharded tensor.
 
     Raises:
-        ModelError: It owns nothing of one, because it is not in its mesh; or a placement has no values to
-            start, or is not known. All are listed.
+        ModelError: It owns nothing of one, because it is not in its mesh; or the mesh has no values; or a
+            placement has none to start, or is not known. All are listed.
     """
     found, failures = {}, []
     for path, tensor in tensors.items():
         if not is_sharded(tensor):
             continue
-        if _place_in(tensor.device_mesh) is None:
+        if tensor.device_mesh.mesh.is_meta:
+            failures.append((path, "its mesh was made inside deferred(), where no tensor has values", layout_of(tensor)))
+        elif _place_in(tensor.device_mesh) is None:
             failures.append((path, "this process is not in its mesh", layout_of(tensor)))
         elif unknown := [p for p in tensor.placements if not (p.is_replicate() or hasattr(p, "dim"))]:
             why = "it is a sum that is still to be carried out" if unknown[0].is_partial() else "it is not known"
@@ -55,8 +57,8 @@ def shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
             if len(failures) == 1
             else f"{len(failures)} parameters have shards that cannot be started.",
             facts=shown(columns(failures)),
-            remedy="Lay the model out with fully_shard or parallelize_module on a mesh that has every process that\n"
-            "starts it; a partial tensor gets values of its own by redistribute().",
+            remedy="Lay the model out with fully_shard or parallelize_module, outside deferred(), on a mesh that has\n"
+            "every process that starts it; a partial tensor gets values of its own by redistribute().",
             paths=tuple(path for path, *_ in failures),
         )
     return found
@@ -65,9 +67,9 @@ def shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
 def layout_of(tensor: torch.Tensor) -> str:
     """Mesh and placements in words that are the same on all its processes."""
     mesh = tensor.device_mesh
-    names = mesh.mesh_dim_names or tuple(map(str, range(mesh.mesh.ndim)))
-    sizes = ", ".join(f"{name}={size}" for name, size in zip(names, mesh.mesh.shape, strict=True))
-    return f"{tuple(tensor.placements)} over {sizes}"
+    sizes = tuple(mesh.mesh.shape)
+    names = [f"{name}={size}" for name, size in zip(mesh.mesh_dim_names or (), sizes, strict=False)]
+    return f"{tuple(tensor.placements)} over {', '.join(names) or ' x '.join(map(str, sizes))}"
 
 
 def _place_in(mesh: Any) -> list[int] | None:
