@@ -16,14 +16,14 @@ SHAPES = st.lists(st.integers(0, 13), min_size=1, max_size=3).map(tuple)
 
 
 @st.composite
-def cuts(draw, pieces=st.just(1)):
+def cuts(draw, most=1):
     """A shape, and cuts of it: axis, parts, which of them, pieces."""
     shape = draw(SHAPES)
     made = []
     for _ in range(draw(st.integers(0, 3))):
         parts = draw(st.integers(1, 6))
         axis = draw(st.integers(0, len(shape) - 1))
-        made.append((axis, parts, draw(st.integers(0, parts - 1)), draw(pieces)))
+        made.append((axis, parts, draw(st.integers(0, parts - 1)), draw(st.integers(1, most))))
     return shape, made
 
 
@@ -68,7 +68,7 @@ def test_a_cut_is_what_torch_chunk_gives(case):
     assert np.array_equal(held(shard), expected)
 
 
-@given(cuts(pieces=st.integers(1, 5)))
+@given(cuts(most=5))
 @example(((9, 2), [(0, 4, 1, 2)]))
 @example(((50257, 1), [(0, 8, 7, 2)]))
 def test_a_cut_of_pieces_is_what_a_strided_shard_of_torch_gives(case):
@@ -83,7 +83,7 @@ def test_a_cut_of_pieces_is_what_a_strided_shard_of_torch_gives(case):
     assert np.array_equal(held(shard), expected)
 
 
-@given(cuts(pieces=st.integers(1, 5)), st.integers(1, 40))
+@given(cuts(most=5), st.integers(1, 40))
 def test_blocks_are_the_boxes_in_small(case, most):
     shard = cut(*case)
     pairs = list(shard.blocks(most))

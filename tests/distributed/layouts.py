@@ -1,18 +1,22 @@
 """Models laid out over processes in every way that PyTorch has, started, and compared with one process's.
 
-    python -m torch.distributed.run --standalone --nproc-per-node W tests/distributed/layouts.py [name ...]
+    python -m torch.distributed.run --standalone --nproc-per-node W tests/distributed/layouts.py [SCALE]
 
-Every process prints one line of JSON for each layout it has tried.
+Every process prints one line of JSON for each layout it has tried. With a scale, models are so many times as wide,
+and only deferred ones are tried.
 """
 
 import hashlib
 import json
 import math
+import os
+import subprocess
 import sys
 import traceback
 import warnings
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -22,6 +26,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_module, distribute_tensor
 from torch.distributed.tensor import Shard as Cut
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional as F
 
@@ -29,6 +34,8 @@ import seedbed as sb
 
 PREFIXES = ("_checkpoint_wrapped_module.", "_orig_mod.", "module.")
 SEED = 7
+SILENT: dict[str, bool] = {}
+"""Keywords of a start that asks no other process anything."""
 
 
 class Block(nn.Module):
@@ -144,26 +151,25 @@ def tensor_parallel(model, mesh=None):
     return model
 
 
-def two_axes(names):
+def two_axes(*names, first):
+    """A mesh of two axes, one of them with at most two processes."""
     world = dist.get_world_size()
-    outer = 2 if world > 1 else 1
-    return init_device_mesh("cpu", (outer, world // outer), mesh_dim_names=names)
+    two = min(2, world)
+    return init_device_mesh("cpu", (two, world // two) if first else (world // two, two), mesh_dim_names=names)
 
 
 def tensor_parallel_fsdp(model):
-    mesh = two_axes(("dp", "tp"))
+    mesh = two_axes("dp", "tp", first=True)
     return fsdp(tensor_parallel(model, mesh["tp"]), mesh=mesh["dp"])
 
 
-def fsdp_outer(model):
-    """Tensor parallel over the outer axis: two ways even where the inner one has one process."""
-    world = dist.get_world_size()
-    mesh = init_device_mesh("cpu", (max(1, world // 2), min(2, world)), mesh_dim_names=("dp", "tp"))
+def tensor_parallel_2_fsdp(model):
+    mesh = two_axes("dp", "tp", first=False)
     return fsdp(tensor_parallel(model, mesh["tp"]), mesh=mesh["dp"])
 
 
 def hybrid(model):
-    return fsdp(model, mesh=two_axes(("replicate", "shard")))
+    return fsdp(model, mesh=two_axes("replicate", "shard", first=False))
 
 
 def replicated(model):
@@ -222,7 +228,7 @@ LAYOUTS = {
     "tp and fsdp": (tensor_parallel_fsdp, "even"),
     "tp and fsdp, uneven": (tensor_parallel_fsdp, "uneven"),
     "tp and fsdp, few rows": (tensor_parallel_fsdp, "narrow"),
-    "tp (2) and fsdp, uneven": (fsdp_outer, "uneven"),
+    "tp (2) and fsdp, uneven": (tensor_parallel_2_fsdp, "uneven"),
     "hsdp": (hybrid, "even"),
     "hsdp, uneven": (hybrid, "uneven"),
     "replicated": (replicated, "even"),
@@ -242,11 +248,20 @@ def forms(name):
     return FORMS[:1] if LAYOUTS[name][1] == "experts" else FORMS
 
 
-def built(name, form="deferred"):
-    """A model as its author builds it; on `memory`, every value of it is wrong."""
+def sizes(name, scale=1):
+    """Arguments of a model so many times as wide; few rows stay few, and what nothing divides stays so."""
+    told = {"words": 48, "width": 16, "hidden": 32} | NETS[name]
+    if scale > 1 and name not in ("few", "narrow"):
+        odd = name == "uneven"
+        told |= {size: told[size] * scale + odd for size in ("words", "width", "hidden")}
+    return told
+
+
+def built(name, form="deferred", scale=1):
+    """A model as its author builds it."""
     where = {"deferred": sb.deferred, "meta": lambda: torch.device("meta"), "memory": nullcontext}[form]
     with where():
-        model = Net(**NETS[name])
+        model = Net(**sizes(name, scale))
     if form == "meta":  # what a constructor computed is lost there
         model.angles = 1e4 ** (-torch.arange(len(model.angles)) / len(model.angles))
         model.steps = torch.zeros((), dtype=torch.int64)
@@ -255,13 +270,16 @@ def built(name, form="deferred"):
     return model
 
 
+def local_of(tensor):
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def spoil(model):
     """Put NaN where parameters are held."""
     with torch.no_grad():
         for p in model.parameters():
-            local = p.to_local() if isinstance(p, DTensor) else p
-            if not local.is_meta:
-                local.fill_(math.nan)
+            if not p.is_meta:
+                local_of(p).fill_(math.nan)
 
 
 def author_path(path):
@@ -312,21 +330,55 @@ def reshard(model):
             module.reshard()
 
 
-def attempt(key, form):
+def peak(*, again=False):
+    """The most memory this process has held since it was asked to measure again, in bytes."""
+    if again:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().split("\n")
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def in_turn(act):
+    """Run it while all other processes wait, or are done: what needs one of them never ends."""
+    store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
+    in_turn.number = number = getattr(in_turn, "number", 0) + 1
+    if rank:
+        store.wait([f"turn {number} of {rank - 1}"])
+    try:
+        return act()
+    finally:
+        store.set(f"turn {number} of {rank}", "done")
+
+
+def started(model):
+    """Start a model; the collective operations that took, and the memory."""
+    linux = sys.platform == "linux"
+    before = peak(again=True) if linux else 0
+    with CommDebugMode() as heard:
+        assert in_turn(lambda: sb.initialize(model, seed=SEED, **SILENT)) is model
+    return heard.get_total_counts(), peak() - before if linux else 0
+
+
+def attempt(key, form, scale=1):
     """What came of one layout, as this process sees it."""
     layout, name = LAYOUTS[key]
-    alone = sb.initialize(built(name), seed=SEED)
+    alone = sb.initialize(built(name, scale=scale), seed=SEED)
     expected = {path: whole(t) for path, t in named(alone).items()}
-    model = layout(built(name, form))
+    model = layout(built(name, form, scale))
     if form == "memory" or layout is data_parallel:
         spoil(model)
     before, tensors = {id(p) for p in model.parameters()}, named(model)
     ties = len(list(model.named_parameters(remove_duplicate=False))) - len(before)
     optimizer = optimizer_of(model)
     plan = sb.plan(model, seed=SEED)
-    assert sb.initialize(model, seed=SEED) is model
-    got = {path: whole(t) for path, t in named(model).items()}
+    sent, grew = started(model)
+    with CommDebugMode() as heard:
+        got = {path: whole(t) for path, t in named(model).items()}
     said = {
+        "sent": sent,
+        "gathered": heard.get_total_counts(),
+        "grew": grew,
+        "bytes": sum(local.nbytes for local in map(local_of, named(model).values())),
         "fingerprint": digest(got),
         "different": [p for p in expected if p not in got or not torch.equal(expected[p], got[p])],
         "check": str(sb.check(model, plan)),
@@ -354,22 +406,36 @@ def attempt_step(model, optimizer, alone, expected):
     return said | {"again": digest({path: whole(t) for path, t in named(model).items()})}
 
 
-def main(names):
+def main(scale=1):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(minutes=3))  # one that fails leaves the others waiting
     torch.use_deterministic_algorithms(mode=True)  # torch.empty then gives NaN
-    for key in names or LAYOUTS:
-        for form in forms(key):
+    for key in LAYOUTS:
+        for form in forms(key)[: 1 if scale > 1 else None]:
             torch.manual_seed(100 + dist.get_rank())  # nothing here may depend on it
             try:
-                said = attempt(key, form)
+                said = attempt(key, form, scale)
             except Exception:
                 said = {"error": traceback.format_exc()}
             torch._dynamo.reset()
-            print("\n" + json.dumps({"layout": key, "form": form, "rank": dist.get_rank(), **said}), flush=True)
+            sys.stdout.write("\n" + json.dumps({"layout": key, "form": form, "rank": dist.get_rank(), **said}) + "\n")
+            sys.stdout.flush()
     dist.destroy_process_group()
 
 
+def run(world, scale=1):
+    """Start so many processes of this file; what each said of every layout, how they ended, and their last words."""
+    root, source = Path(__file__).parents[2], Path(sb.__file__).parents[1]
+    paths = os.pathsep.join(filter(None, [str(source), str(root), os.environ.get("PYTHONPATH", "")]))
+    told = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    done = subprocess.run(
+        [*command, __file__, str(scale)], env=os.environ | told, cwd=root, capture_output=True, text=True, check=False
+    )
+    lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"layout"')]
+    return {"lines": lines, "code": done.returncode, "errors": done.stderr[-4000:]}
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*map(int, sys.argv[1:]))

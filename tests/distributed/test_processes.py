@@ -3,37 +3,18 @@
 import fcntl
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-distributed = pytest.importorskip("torch.distributed")
-if not distributed.is_available() or not distributed.is_gloo_available():
-    pytest.skip("this PyTorch was built without gloo", allow_module_level=True)
-pytest.importorskip("torch.distributed.fsdp", reason="this PyTorch has no FSDP").fully_shard  # noqa: B018
+pytest.importorskip("torch.distributed.distributed_c10d", reason="this PyTorch was built without processes")
+pytest.importorskip("torch.distributed.fsdp", reason="this PyTorch has no FSDP")
 from tests.distributed import layouts
 
 import seedbed as sb
 
-ROOT = Path(__file__).parents[2]
-SEEDBED = Path(sb.__file__).parents[1]
 WORLDS = (1, 2, 4)
 COARSE = {"fsdp, bfloat16": 0.01}
 """How far a step may be from the unsharded one, where the layout computes in few bits."""
-
-
-def said(world):
-    """What every process says of every layout; a line each."""
-    paths = [str(SEEDBED), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    told = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    done = subprocess.run(
-        [*command, layouts.__file__], env=os.environ | told, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"layout"')]
-    return {"lines": lines, "code": done.returncode, "errors": done.stderr[-4000:]}
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +28,7 @@ def results(tmp_path_factory):
             fcntl.flock(lock, fcntl.LOCK_EX)
             kept = folder / f"layouts-{world}.json"
             if not kept.exists():
-                kept.write_text(json.dumps(said(world)))
+                kept.write_text(json.dumps(layouts.run(world)))
             return json.loads(kept.read_text())
 
     return of
@@ -80,6 +61,15 @@ def test_a_layout_starts_as_one_process_does(results, alone, world, layout, form
         assert line["identity"], "an optimizer made before the start holds other parameters"
         assert line["ties"], "what was tied has come apart"
         assert line["paths"], "the plan has other paths than the model's author wrote"
+
+
+@pytest.mark.parametrize(("world", "layout", "form"), CELLS)
+def test_nothing_is_sent(results, world, layout, form):
+    """Each process started while the others had not yet, or had already: one that asked another would have hung."""
+    for line in lines_of(results, world, layout, form):
+        assert line["sent"] == 0
+        alone = world == 1 or layout in ("plain", "replicated", "ddp")
+        assert alone or line["gathered"] > 0, "the counter hears nothing"
 
 
 @pytest.mark.parametrize(("world", "layout", "form"), [c for c in CELLS if c[1] not in layouts.ONLY_STARTED])

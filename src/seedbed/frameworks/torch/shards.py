@@ -40,7 +40,9 @@ def shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
         if not is_sharded(tensor):
             continue
         if tensor.device_mesh.mesh.is_meta:
-            failures.append((path, "its mesh was made inside deferred(), where no tensor has values", layout_of(tensor)))
+            failures.append(
+                (path, "its mesh was made inside deferred(), where no tensor has values", layout_of(tensor))
+            )
         elif _place_in(tensor.device_mesh) is None:
             failures.append((path, "this process is not in its mesh", layout_of(tensor)))
         elif unknown := [p for p in tensor.placements if not (p.is_replicate() or hasattr(p, "dim"))]:
