@@ -6,7 +6,7 @@ import copy
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,21 +35,25 @@ def shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
         ModelError: It owns nothing of one, because it is not in its mesh; or the mesh has no values; or a
             placement has none to start, or is not known. All are listed.
     """
-    found, failures = {}, []
+    found, failures, stands = {}, [], dict[Any, Stand]()
     for path, tensor in tensors.items():
         if not is_sharded(tensor):
             continue
-        if tensor.device_mesh.mesh.is_meta:
+        mesh = tensor.device_mesh
+        if mesh not in stands:
+            stands[mesh] = _stand(mesh)
+        stand = stands[mesh]
+        if stand.unknown:
             failures.append(
                 (path, "its mesh was made inside deferred(), where no tensor has values", layout_of(tensor))
             )
-        elif _place_in(tensor.device_mesh) is None:
+        elif not stand.place:
             failures.append((path, "this process is not in its mesh", layout_of(tensor)))
         elif unknown := [p for p in tensor.placements if not (p.is_replicate() or hasattr(p, "dim"))]:
             why = "it is a sum that is still to be carried out" if unknown[0].is_partial() else "it is not known"
             failures.append((path, f"{unknown[0]}: {why}", layout_of(tensor)))
         else:
-            found[path] = shard = _shard(tensor)
+            found[path] = shard = _shard(tensor, stand)
             holds = tuple(local(tensor).shape)
             if holds != shard.shape and (shard.count or math.prod(holds)):  # torch has empty shards of other shapes
                 failures.append((path, f"expected {shard.shape}, holds {holds}", layout_of(tensor)))
@@ -74,28 +78,43 @@ def layout_of(tensor: torch.Tensor) -> str:
     return f"{tuple(tensor.placements)} over {', '.join(names) or ' x '.join(map(str, sizes))}"
 
 
-def _place_in(mesh: Any) -> list[int] | None:
-    """Where this process stands in a mesh, from its rank: the mesh itself may have been made for another."""
+class Stand(NamedTuple):
+    """Where this process stands in a mesh; a mesh takes long to say it.
+
+    Attributes:
+        sizes: Of the mesh.
+        place: One number an axis; none where the process is not in it.
+        unknown: Whether the mesh has no values.
+    """
+
+    sizes: tuple[int, ...]
+    place: tuple[int, ...] = ()
+    unknown: bool = False
+
+
+def _stand(mesh: Any) -> Stand:
+    """From the rank of this process: the mesh itself may have been made for another."""
     import torch.distributed as dist
 
-    found = (mesh.mesh == dist.get_rank()).nonzero()
-    return found[0].tolist() if len(found) else None
+    ranks = mesh.mesh
+    if ranks.is_meta:
+        return Stand(tuple(ranks.shape), unknown=True)
+    found = (ranks == dist.get_rank()).nonzero()
+    return Stand(tuple(ranks.shape), tuple(found[0].tolist()) if len(found) else ())
 
 
-def _shard(tensor: torch.Tensor) -> Shard:
+def _shard(tensor: torch.Tensor, stand: Stand) -> Shard:
     """Placements are carried out from left to right; `fully_shard` cuts what others have cut, so its own come last.
 
     Its own say by `split_factor` how many shards there are already, of the placements to their right.
     """
-    mesh, placements = tensor.device_mesh, list(tensor.placements)
-    sizes, place = list(mesh.mesh.shape), _place_in(mesh)
-    assert place is not None
+    placements = list(tensor.placements)
     cuts = [n for n, p in enumerate(placements) if not p.is_replicate()]
-    after = [n for n in cuts if _is_cut_of_shards(n, placements, sizes)]
+    after = [n for n in cuts if _is_cut_of_shards(n, placements, stand.sizes)]
     shard = Shard.whole(tuple(tensor.shape))
     for n in [*(n for n in cuts if n not in after), *reversed(after)]:
         pieces = 1 if n in after else getattr(placements[n], "split_factor", 1)
-        shard = shard.cut(placements[n].dim % max(1, tensor.ndim), sizes[n], place[n], pieces=pieces)
+        shard = shard.cut(placements[n].dim % max(1, tensor.ndim), stand.sizes[n], stand.place[n], pieces=pieces)
     return shard
 
 
