@@ -25,11 +25,15 @@ def held(tensor):
 
 
 def counted(model):
-    """The same model with every parameter's elements numbered in order: laid out, a shard says which ones it has."""
-    with torch.no_grad():
-        for module in model.modules():
-            for name, p in list(module._parameters.items()):
-                if p is not None:
-                    numbers = torch.arange(p.numel(), dtype=torch.float64).reshape(p.shape)
-                    module._parameters[name] = nn.Parameter(numbers)
+    """The same model with the elements of every tensor numbered in order: laid out, a shard says which ones it has."""
+    for module in model.modules():
+        for kind in (module._parameters, module._buffers):
+            for name, t in [(n, t) for n, t in kind.items() if t is not None]:
+                numbers = torch.arange(t.numel(), dtype=torch.float64).reshape(t.shape)
+                kind[name] = nn.Parameter(numbers) if isinstance(t, nn.Parameter) else numbers
     return model
+
+
+def named(model):
+    """Parameters and buffers by path."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

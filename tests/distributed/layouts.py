@@ -6,6 +6,7 @@ Every process prints one line of JSON for each layout it has tried. With a scale
 and only deferred ones are tried.
 """
 
+import gc
 import hashlib
 import json
 import math
@@ -419,6 +420,7 @@ def main(scale=1):
             except Exception:
                 said = {"error": traceback.format_exc()}
             torch._dynamo.reset()
+            gc.collect()
             sys.stdout.write("\n" + json.dumps({"layout": key, "form": form, "rank": dist.get_rank(), **said}) + "\n")
             sys.stdout.flush()
     dist.destroy_process_group()
@@ -429,6 +431,7 @@ def run(world, scale=1):
     root, source = Path(__file__).parents[2], Path(sb.__file__).parents[1]
     paths = os.pathsep.join(filter(None, [str(source), str(root), os.environ.get("PYTHONPATH", "")]))
     told = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": paths}
+    told["MALLOC_MMAP_THRESHOLD_"] = "65536"  # memory that is freed goes back, so that none is found lying there
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     done = subprocess.run(
         [*command, __file__, str(scale)], env=os.environ | told, cwd=root, capture_output=True, text=True, check=False

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip("torch.testing._internal.distributed.fake_pg", reason="this PyTorch has no fake process group")
-from tests.distributed.emulated import counted, held, process
+from tests.distributed.emulated import counted, held, named, process
 from tests.strategies import EVERY
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -90,24 +90,18 @@ class Layered(nn.Module):
 
 def agrees(build, lay, alone, forms=("deferred",), **options):
     """Every rank's part is that part of what one process makes."""
-    whole = {path: t.detach() for path, t in [*alone.named_parameters(), *alone.named_buffers()]}
+    whole = {path: t.detach().flatten() for path, t in named(alone).items()}
     for rank in range(WORLD):
         with process(rank, WORLD):
-            numbers = {path: held(t).long() for path, t in lay(counted(build())).named_parameters()}
+            numbers = {path: held(t).long() for path, t in named(lay(counted(build()))).items()}
             for form in forms:
                 with torch.device("meta") if form == "meta" else sb.deferred():
                     model = build()
                 lay(model)
                 sb.initialize(model, **options)
-                for path, t in model.named_parameters():
-                    assert torch.equal(held(t), whole[path].flatten()[numbers[path]]), (rank, path, form)
-                for path, t in model.named_buffers():
-                    mine = held(t)
-                    if mine.shape == whole[path].shape:
-                        assert torch.equal(mine, whole[path])
-                        continue
-                    there = held(distribute_tensor(whole[path], t.device_mesh, t.placements, src_data_rank=None))
-                    assert torch.equal(mine, there), (rank, path)
+                assert named(model).keys() == whole.keys()
+                for path, t in named(model).items():
+                    assert torch.equal(held(t), whole[path][numbers[path]]), (rank, path, form)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
