@@ -16,7 +16,7 @@ import seedbed as sb
 
 WORLD = 64
 PLAN = {"tall": ColwiseParallel(), "odd": ColwiseParallel(), "wide": RowwiseParallel(), "nine": ColwiseParallel(),
-        "three": RowwiseParallel()}  # fmt: skip
+        "three": RowwiseParallel(), "thin": ColwiseParallel()}  # fmt: skip
 
 
 class Net(nn.Module):
@@ -29,6 +29,7 @@ class Net(nn.Module):
         self.wide = nn.Linear(32001, 2)
         self.nine = nn.Linear(5, 9)
         self.three = nn.Embedding(130, 3, padding_idx=4)
+        self.thin = nn.Embedding(107, 3)  # fewer columns than processes: empty shards, of shapes of their own
 
 
 def fsdp(model):
