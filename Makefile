@@ -53,6 +53,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/fills.py benchmarks/results/fills.md
 	$(BIN)/python benchmarks/disk.py benchmarks/results/disk.md
 	$(BIN)/python benchmarks/models.py benchmarks/results/models.md
+	$(BIN)/python benchmarks/shards.py benchmarks/results/shards.md
 	$(BIN)/python benchmarks/flax_starts.py benchmarks/results/flax.md
 	for backend in jax tensorflow torch; do \
 	  KERAS_BACKEND=$$backend $(BIN)/python benchmarks/keras_models.py benchmarks/results/keras_models.md || exit 1; \

@@ -210,3 +210,10 @@ def test_progress_is_told_the_bytes_that_were_compared():
     model, told = net(), []
     sb.check(plan.materialize(model), plan, progress=lambda path, size: told.append((path, size)))
     assert told == [(e.spec.path, e.spec.nbytes) for e in plan]
+
+
+def test_a_compiled_model_is_checked():
+    model = nn.Sequential(nn.Linear(4, 3))
+    plan = sb.plan(model)
+    compiled = torch.jit.script(plan.materialize(model))
+    assert sb.check(compiled, plan)

@@ -16,9 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.distributed.emulated import process
 from tests.messages_flax import CASES as OF_FLAX
 from tests.messages_ranks import CASES as OF_RANKS
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import Shard as Cut
 
 import seedbed as sb
 from seedbed import cli, engine, errors, frameworks
@@ -110,6 +115,24 @@ def deferred_without_framework():
         patch.setattr("seedbed.verbs.building.loaded", list)
         with sb.deferred():
             pass
+
+
+def sharded(*placements, rows=4, within=None, more=()):
+    """Start a layer whose weight lies on a mesh of four processes, as the first of them."""
+    with process(0, 4):
+        mesh = DeviceMesh("cpu", within or [0, 1, 2, 3])
+        net = nn.ModuleDict({name: nn.Linear(2, 4, bias=False, device="meta") for name in ("fc", *more)})
+        for layer in net.values():
+            held = torch.empty(rows, 2, device="meta")
+            layer.weight = nn.Parameter(DTensor.from_local(held, mesh, placements, shape=(4, 2), stride=(2, 1)))
+        sb.initialize(net)
+
+
+def sharded_inside():
+    with process(1, 4):
+        with sb.deferred():
+            net = fully_shard(nn.Linear(2, 4))
+        sb.initialize(net)
 
 
 def small_checkpoint():
@@ -651,6 +674,11 @@ CASES = {
     "plan_with_a_checkpoint": plan_with_a_checkpoint,
     "device_not_here": lambda: started("self.fc = nn.Linear(2, 2, device='cuda:63')"),
     "deferred_without_framework": deferred_without_framework,
+    "shard_of_a_mesh_without_values": sharded_inside,
+    "shard_of_a_sum": lambda: sharded(Partial()),
+    "shard_of_another_process": lambda: sharded(Cut(0), within=[1, 2, 3]),
+    "shard_of_another_size": lambda: sharded(Cut(0), rows=3),
+    "shards_of_sums": lambda: sharded(Partial(), more=("up", "down")),
     "plan_with_a_program": plan_with_a_program,
     "command_constructor_computes": lambda: (
         Path("computed.py").write_text(COMPUTED),

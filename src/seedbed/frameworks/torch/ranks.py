@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from seedbed.frameworks import Ranks
-from seedbed.frameworks.torch.shards import is_sharded, layout_of, mesh_in_words, place_in, shards_of
+from seedbed.frameworks.torch.shards import is_sharded, layout_of, mesh_in_words, shards_of, stand_in
 
 
 def ranks_of(tensors: Mapping[str, torch.Tensor]) -> Ranks | None:
@@ -38,7 +38,7 @@ def ranks_of(tensors: Mapping[str, torch.Tensor]) -> Ranks | None:
 
     return Ranks(
         number=dist.get_rank(),
-        place=tuple(place_in(largest) or ()),
+        place=stand_in(largest).place,
         mesh=mesh_in_words(largest),
         size=largest.mesh.numel(),
         layouts={path: layout_of(t) for path, t in sharded.items()},

@@ -6,7 +6,7 @@ import copy
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -32,32 +32,39 @@ def shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
     """What this process owns of each sharded tensor.
 
     Raises:
-        ModelError: It owns nothing of one, because it is not in its mesh; or a placement has no values to
-            start, or is not known. All are listed.
+        ModelError: It owns nothing of one, because it is not in its mesh; or the mesh has no values; or a
+            placement has none to start, or is not known. All are listed.
     """
-    found, failures = {}, []
+    found, failures, stands = {}, [], dict[Any, Stand]()
     for path, tensor in tensors.items():
         if not is_sharded(tensor):
             continue
-        if place_in(tensor.device_mesh) is None:
+        mesh = tensor.device_mesh
+        if mesh not in stands:
+            stands[mesh] = stand_in(mesh)
+        stand = stands[mesh]
+        if stand.unknown:
+            failures.append(
+                (path, "its mesh was made inside deferred(), where no tensor has values", layout_of(tensor))
+            )
+        elif not stand.place:
             failures.append((path, "this process is not in its mesh", layout_of(tensor)))
         elif unknown := [p for p in tensor.placements if not (p.is_replicate() or hasattr(p, "dim"))]:
             why = "it is a sum that is still to be carried out" if unknown[0].is_partial() else "it is not known"
             failures.append((path, f"{unknown[0]}: {why}", layout_of(tensor)))
         else:
-            found[path] = shard = _shard(tensor)
-            if shard.shape != tuple(local(tensor).shape):
-                failures.append(
-                    (path, f"expected {shard.shape}, holds {tuple(local(tensor).shape)}", layout_of(tensor))
-                )
+            found[path] = shard = _shard(tensor, stand)
+            holds = tuple(local(tensor).shape)
+            if holds != shard.shape and (shard.count or math.prod(holds)):  # torch has empty shards of other shapes
+                failures.append((path, f"expected {shard.shape}, holds {holds}", layout_of(tensor)))
     if failures:
         raise ModelError(
             f"{failures[0][0]}: its shard cannot be started."
             if len(failures) == 1
             else f"{len(failures)} parameters have shards that cannot be started.",
             facts=shown(columns(failures)),
-            remedy="Lay the model out with fully_shard or parallelize_module on a mesh that has every process that\n"
-            "starts it; a partial tensor gets values of its own by redistribute().",
+            remedy="Lay the model out with fully_shard or parallelize_module, outside deferred(), on a mesh that has\n"
+            "every process that starts it; a partial tensor gets values of its own by redistribute().",
             paths=tuple(path for path, *_ in failures),
         )
     return found
@@ -70,33 +77,48 @@ def layout_of(tensor: torch.Tensor) -> str:
 
 def mesh_in_words(mesh: Any) -> str:
     """A mesh's dimensions and their sizes."""
-    if not mesh.mesh_dim_names:
-        return f"a mesh of {'x'.join(map(str, mesh.mesh.shape))}"
-    return ", ".join(f"{name}={size}" for name, size in zip(mesh.mesh_dim_names, mesh.mesh.shape, strict=True))
+    sizes = tuple(mesh.mesh.shape)
+    names = [f"{name}={size}" for name, size in zip(mesh.mesh_dim_names or (), sizes, strict=False)]
+    return ", ".join(names) or " x ".join(map(str, sizes))
 
 
-def place_in(mesh: Any) -> list[int] | None:
-    """Where this process stands in a mesh, from its rank: the mesh itself may have been made for another."""
+class Stand(NamedTuple):
+    """Where this process stands in a mesh; a mesh takes long to say it.
+
+    Attributes:
+        sizes: Of the mesh.
+        place: One number an axis; none where the process is not in it.
+        unknown: Whether the mesh has no values.
+    """
+
+    sizes: tuple[int, ...]
+    place: tuple[int, ...] = ()
+    unknown: bool = False
+
+
+def stand_in(mesh: Any) -> Stand:
+    """From the rank of this process: the mesh itself may have been made for another."""
     import torch.distributed as dist
 
-    found = (mesh.mesh == dist.get_rank()).nonzero()
-    return found[0].tolist() if len(found) else None
+    ranks = mesh.mesh
+    if ranks.is_meta:
+        return Stand(tuple(ranks.shape), unknown=True)
+    found = (ranks == dist.get_rank()).nonzero()
+    return Stand(tuple(ranks.shape), tuple(found[0].tolist()) if len(found) else ())
 
 
-def _shard(tensor: torch.Tensor) -> Shard:
+def _shard(tensor: torch.Tensor, stand: Stand) -> Shard:
     """Placements are carried out from left to right; `fully_shard` cuts what others have cut, so its own come last.
 
     Its own say by `split_factor` how many shards there are already, of the placements to their right.
     """
-    mesh, placements = tensor.device_mesh, list(tensor.placements)
-    sizes, place = list(mesh.mesh.shape), place_in(mesh)
-    assert place is not None
+    placements = list(tensor.placements)
     cuts = [n for n, p in enumerate(placements) if not p.is_replicate()]
-    after = [n for n in cuts if _is_cut_of_shards(n, placements, sizes)]
+    after = [n for n in cuts if _is_cut_of_shards(n, placements, stand.sizes)]
     shard = Shard.whole(tuple(tensor.shape))
     for n in [*(n for n in cuts if n not in after), *reversed(after)]:
         pieces = 1 if n in after else getattr(placements[n], "split_factor", 1)
-        shard = shard.cut(placements[n].dim % max(1, tensor.ndim), sizes[n], place[n], pieces=pieces)
+        shard = shard.cut(placements[n].dim % max(1, tensor.ndim), stand.sizes[n], stand.place[n], pieces=pieces)
     return shard
 
 

@@ -33,7 +33,7 @@ def flattens(module: nn.Module) -> bool:
 
 def name_inside(module: nn.Module) -> str:
     """The name under which a wrapper holds its model; empty for any other module."""
-    held = next(iter(module._modules), "")
+    held = next(iter(module._modules.keys()), "")
     if held not in NAMES:  # as good as always
         return ""
     classes = [f"{c.__module__}.{c.__qualname__}" for c in type(module).__mro__]
