@@ -30,7 +30,7 @@ from tests.strategies import (
 import seedbed as sb
 from seedbed import initializers as si
 from seedbed.fill import fill, storage_dtype
-from seedbed.materialize import BLOCK, run
+from seedbed.materialize import BLOCK, Job, run
 from seedbed.plan import key
 from seedbed.region import Region
 
@@ -240,7 +240,7 @@ def test_blocks_are_done_once_and_in_order_however_they_are_shared_out(threads):
             held.append(held[-1] - values.size)
             made.append(values.reshape(-1).copy())
 
-    run([(e, Place()) for e in plan], threads=threads, progress=lambda path, size: told.append((path, size)))
+    run([Job(e, Place()) for e in plan], threads=threads, progress=lambda path, size: told.append((path, size)))
     assert max(held) <= 2 * threads * BLOCK
     assert np.array_equal(np.concatenate(made), np.concatenate([fill(e).reshape(-1) for e in plan]))
     assert [path for path, _ in itertools.groupby(told, lambda t: t[0])] == [f"w{n}" for n in range(9) if n != 2]
