@@ -35,7 +35,7 @@ import seedbed as sb
 
 PREFIXES = ("_checkpoint_wrapped_module.", "_orig_mod.", "module.")
 SEED = 7
-SILENT: dict[str, bool] = {}
+SILENT = {"collective": False}
 """Keywords of a start that asks no other process anything."""
 
 
@@ -381,6 +381,7 @@ def attempt(key, form, scale=1):
         "grew": grew,
         "bytes": sum(local.nbytes for local in map(local_of, named(model).values())),
         "fingerprint": digest(got),
+        "values": sb.fingerprint(plan, model),
         "different": [p for p in expected if p not in got or not torch.equal(expected[p], got[p])],
         "check": str(sb.check(model, plan)),
         "same": sb.check(model, plan).ok and all(t is tensors[p] for p, t in named(model).items()),
@@ -426,7 +427,7 @@ def main(scale=1):
     dist.destroy_process_group()
 
 
-def run(world, scale=1):
+def run(world, scale=1, program=__file__):
     """Start so many processes of this file; what each said of every layout, how they ended, and their last words."""
     root, source = Path(__file__).parents[2], Path(sb.__file__).parents[1]
     paths = os.pathsep.join(filter(None, [str(source), str(root), os.environ.get("PYTHONPATH", "")]))
@@ -434,9 +435,9 @@ def run(world, scale=1):
     told["MALLOC_MMAP_THRESHOLD_"] = "65536"  # memory that is freed goes back, so that none is found lying there
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     done = subprocess.run(
-        [*command, __file__, str(scale)], env=os.environ | told, cwd=root, capture_output=True, text=True, check=False
+        [*command, program, str(scale)], env=os.environ | told, cwd=root, capture_output=True, text=True, check=False
     )
-    lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"layout"')]
+    lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"')]
     return {"lines": lines, "code": done.returncode, "errors": done.stderr[-4000:]}
 
 

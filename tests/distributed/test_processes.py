@@ -49,14 +49,21 @@ CELLS = [(world, layout, form) for world in WORLDS for layout in layouts.LAYOUTS
 @pytest.fixture(scope="module")
 def alone():
     """The fingerprints of the models, each started by this process alone."""
-    return {net: layouts.fingerprint(sb.initialize(layouts.built(net), seed=layouts.SEED)) for net in layouts.NETS}
+    found = {}
+    for net in layouts.NETS:
+        model = layouts.built(net)
+        plan = sb.plan(model, seed=layouts.SEED)
+        found[net] = layouts.fingerprint(sb.materialize(plan, model)), sb.fingerprint(plan)
+    return found
 
 
 @pytest.mark.parametrize(("world", "layout", "form"), CELLS)
 def test_a_layout_starts_as_one_process_does(results, alone, world, layout, form):
     for line in lines_of(results, world, layout, form):
         assert line["different"] == []
-        assert line["fingerprint"] == alone[layouts.LAYOUTS[layout][1]]
+        expected, values = alone[layouts.LAYOUTS[layout][1]]
+        assert line["fingerprint"] == expected
+        assert line["values"] == values, "seedbed's own fingerprint of the values"
         assert line["same"], line["check"]
         assert line["identity"], "an optimizer made before the start holds other parameters"
         assert line["ties"], "what was tied has come apart"

@@ -44,6 +44,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
     """Every parameter and buffer; their sizes as settled by a dry run when there are inputs."""
     model = inner(model)
     _within_reach(model)
+    reshard(fully_sharded(model))  # what a forward pass left whole is of the dtype of the pass
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
     noted = notes.told(settled.twin if settled else model)
     if settled:

@@ -1,0 +1,66 @@
+"""Two real processes: what they compare before a start, and what they tell each other of what they hold."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch.distributed.fsdp", reason="this PyTorch has no FSDP")
+from tests.distributed import layouts
+
+PROGRAM = Path(__file__).with_name("meeting.py")
+
+
+@pytest.fixture(scope="module")
+def said():
+    found = layouts.run(2, program=str(PROGRAM))
+    assert found["code"] == 0, found["errors"]
+
+    def of(case):
+        lines = sorted((line for line in found["lines"] if line["case"] == case), key=lambda line: line["rank"])
+        assert [line["rank"] for line in lines] == [0, 1]
+        return lines
+
+    return of
+
+
+@pytest.mark.parametrize("case", ["agreed", "seeds, not asked", "values there, replaced", "stages"])
+def test_what_may_start_starts(said, case):
+    assert [line["gave"] for line in said(case)] == [True, True]
+
+
+RAISED = {
+    "seeds": "PlanError: seed: the ranks have different ones.\n\n    rank 0  0\n    rank 1  1\n",
+    "recipes": "PlanError: The ranks are about to start 2 parameters differently, the first of them 0.weight.\n",
+    "values there": "PlanError: 2 parameters have values already, where others have none; they would be replaced.\n",
+    "mesh": "PlanError: The ranks disagree on the mesh.\n\n    ranks 0-1  dp=2, at (0,)\n",
+    "replicas differ": "PlanError: 2.weight: its replicas differ.\n",
+}
+
+
+@pytest.mark.parametrize("case", RAISED)
+def test_all_ranks_say_what_is_wrong(said, case):
+    for line in said(case):
+        assert line["raised"].startswith(RAISED[case])
+
+
+def test_what_is_wrong_on_one_rank_is_said_on_all(said):
+    zero, one = said("values there on one")
+    assert zero["raised"].startswith("PlanError: Rank 1 cannot start its part of the model, so no rank does.\n")
+    assert one["raised"].startswith("PlanError: 2 parameters have values already")
+
+
+def test_what_differs_on_one_rank_is_a_finding_on_all(said):
+    zero, one = said("one rank differs")
+    table, ok, own = zero["gave"]
+    assert table.endswith("\nrank 1: 0.weight moved: 1 of 18 values, first at [3, 0], by up to 1")
+    assert (ok, own) == (False, True)
+    table, ok, own = one["gave"]
+    assert "rank" not in table
+    assert (ok, own) == (False, False)
+
+
+def test_checkpoints_of_torch_and_of_seedbed_hold_what_was_started(said):
+    for line in said("loaded again"):
+        assert line["gave"] == [False, True, True, True]
+    for line in said("written"):
+        assert line["gave"] == [True, True]
