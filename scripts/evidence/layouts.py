@@ -22,8 +22,8 @@ HEAD = f"""# One start over layouts
 Made by `python scripts/evidence/layouts.py` with PyTorch {torch.__version__.split("+")[0]}: real processes joined by gloo, every
 model built in `deferred()`, laid out, then started by `sb.initialize(model)`, each process while the others waited.
 
-*Fingerprint*: the first 16 digits of the SHA-256 over all parameters and buffers, gathered after the start, the same on
-every process. *Alone*: of the same model started by one process without a layout. *Sent*: collective operations during the
+*Fingerprint*: `sb.fingerprint(plan, model)` after the start, the same on every process. *Alone*: that of the same model
+started by one process without a layout. (All parameters and buffers are gathered too, and compared bit for bit.) *Sent*: collective operations during the
 start. *Grew*: how much more memory a process held at most during the start than before it, against the bytes that are
 its own; the largest of all processes. *Step*: the largest difference after one step of AdamW from the model that is not
 sharded. *Verdict*: fingerprint, `sb.check`, identity of parameters, ties, and a second start after a forward pass.
@@ -42,11 +42,12 @@ def verdict(lines: list[dict], alone: str) -> str:
     wrong = [
         name
         for name, holds in {
-            "fingerprint": {d["fingerprint"] for d in lines} == {alone},
+            "fingerprint": {d["values"] for d in lines} == {alone},
+            "bits": len({d["fingerprint"] for d in lines}) == 1 and not any(d["different"] for d in lines),
             "check": all(d["same"] for d in lines),
             "identity": all(d["identity"] for d in lines),
             "ties": all(d["ties"] for d in lines),
-            "again": all(d.get("again", alone) == alone for d in lines),
+            "again": all(d.get("again", d["fingerprint"]) == d["fingerprint"] for d in lines),
             "sent": not any(d["sent"] for d in lines),
         }.items()
         if not holds
@@ -63,7 +64,7 @@ def row(world: int, key: str, lines: list[dict], alone: str) -> str:
     most = max(lines, key=lambda d: d["grew"])
     step = f"{max(d['step'] for d in lines):.1e}" if "step" in lines[0] else ""
     cells = (
-        *(key, layouts.LAYOUTS[key][1], world, f"`{lines[0]['fingerprint'][:16]}`", f"`{alone[:16]}`"),
+        *(key, layouts.LAYOUTS[key][1], world, f"`{lines[0]['values']}`", f"`{alone}`"),
         *(sum(d["sent"] for d in lines), f"{most['bytes'] / 1e6:.1f}", f"{most['grew'] / 1e6:.1f}"),
         *(step, verdict(lines, alone)),
     )
@@ -72,10 +73,11 @@ def row(world: int, key: str, lines: list[dict], alone: str) -> str:
 
 def main() -> None:
     """Write the page."""
-    alone = {
-        net: layouts.fingerprint(sb.initialize(layouts.built(net, scale=SCALE), seed=layouts.SEED))
-        for net in layouts.NETS
-    }
+    alone = {}
+    for net in layouts.NETS:
+        model = layouts.built(net, scale=SCALE)
+        plan = sb.plan(model, seed=layouts.SEED)
+        alone[net] = sb.fingerprint(plan, sb.materialize(plan, model))
     rows = []
     for world in WORLDS:
         found = layouts.run(world, SCALE)
