@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -100,7 +101,37 @@ def flattened():
     sb.plan(nn.Sequential(nn.Linear(3, 2), wrapper))
 
 
+def on_one_of_two(act):
+    """Act on a sharded model, as the first of two processes."""
+    from tests.distributed.emulated import process
+    from torch.distributed.fsdp import fully_shard
+
+    with process(0, 2):
+        act(fully_shard(net()))
+
+
+def kept_and_written(model):
+    wish = {"0.weight": sb.initializers.Keep(values=True), "*": sb.initializers.Zeros()}
+    sb.write(sb.plan(model, recipe=wish), "made", model=model)
+
+
+def folder_in_the_way():
+    Path("made/model-00001-of-00002.safetensors").mkdir(parents=True)
+    sb.write(sb.plan(net(), recipe="he"), "made", shard_size=30, replace=True)
+
+
+def half_written():
+    sb.write(sb.plan(net(), recipe="he"), "made", shard_size=30, process=(0, 2))
+    sb.check("made", sb.plan(net(), recipe="he"))
+
+
 CASES = {
+    "ranks_kept_shard_written": lambda: on_one_of_two(kept_and_written),
+    "ranks_function_of_layers": lambda: on_one_of_two(lambda model: sb.apply_init(model, (1, 2), lambda layer: None)),
+    "device_without_memory": lambda: sb.initialize(net(), device="meta"),
+    "write_over_a_folder": folder_in_the_way,
+    "checkpoint_not_finished": half_written,
+    "command_json_of_a_mesh": lambda: cli.plan_command("net.py:net", mesh="dp=2", json=True),
     "model_flattened": flattened,
     "ranks_values_there": lambda: met({"real": ("0.weight",)}, {"real": ("0.weight",)}),
     "ranks_values_there_many": lambda: met({"real": ("0.weight", "1.bias")}, {"real": ("0.weight", "1.bias")}),

@@ -86,7 +86,8 @@ class Findings:
         """One line."""
         equal = sum(f.verdict == "equal" for f in self.findings)
         kept = sum(f.verdict == "kept" for f in self.findings)
-        parts = [f"{equal:,} of {count(len(self), 'array')} equal the plan bit for bit"]
+        where = " on this rank" if self.elsewhere else ""
+        parts = [f"{equal:,} of {count(len(self), 'array')} equal the plan bit for bit{where}"]
         parts += [f"{len(self.different):,} do not"] if self.different else []
         parts += [f"{kept:,} keep values that the plan does not hold"] if kept else []
         return ", ".join(parts) + "."

@@ -10,17 +10,21 @@ from tests.distributed import layouts
 PROGRAM = Path(__file__).with_name("meeting.py")
 
 
-@pytest.fixture(scope="module")
-def said():
-    found = layouts.run(2, program=str(PROGRAM))
+def told(world):
+    found = layouts.run(world, program=str(PROGRAM))
     assert found["code"] == 0, found["errors"]
 
     def of(case):
         lines = sorted((line for line in found["lines"] if line["case"] == case), key=lambda line: line["rank"])
-        assert [line["rank"] for line in lines] == [0, 1]
+        assert [line["rank"] for line in lines] == list(range(world))
         return lines
 
     return of
+
+
+@pytest.fixture(scope="module")
+def said():
+    return told(2)
 
 
 @pytest.mark.parametrize("case", ["agreed", "seeds, not asked", "values there, replaced", "stages"])
@@ -45,8 +49,24 @@ def test_all_ranks_say_what_is_wrong(said, case):
 
 def test_what_is_wrong_on_one_rank_is_said_on_all(said):
     zero, one = said("values there on one")
-    assert zero["raised"].startswith("PlanError: Rank 1 cannot start its part of the model, so no rank does.\n")
+    assert zero["raised"].startswith("PlanError: Rank 1 cannot do its part, so no rank does.\n")
     assert one["raised"].startswith("PlanError: 2 parameters have values already")
+
+
+@pytest.mark.parametrize("case", ["one cannot start", "one cannot check", "one cannot sum up"])
+def test_nobody_waits_for_one_that_cannot(said, case):
+    zero, one = said(case)
+    assert zero["raised"].startswith("PlanError: Rank 1 cannot do its part, so no rank does.\n\n    rank 1  2.weight: ")
+    assert one["raised"].startswith(("ModelError: 2.weight: its shard", "UninitializedError: 2.weight: has no value"))
+
+
+def test_ranks_that_share_different_layers_hear_of_each_other():
+    said = told(4)
+    assert [line["gave"] for line in said("one start over two meshes")] == [True] * 4
+    for line in said("two seeds over two meshes"):
+        assert line["raised"].startswith(
+            "PlanError: seed: the ranks have different ones.\n\n    ranks 0, 2  0\n    ranks 1, 3  1\n"
+        )
 
 
 def test_what_differs_on_one_rank_is_a_finding_on_all(said):

@@ -133,6 +133,10 @@ def plan_command(
         raise InputError(
             "--placements: there is no mesh to place anything on.", remedy="Say which:\n    --mesh dp=8,tp=2"
         )
+    if mesh and json:
+        raise InputError(
+            "--json: the plan as JSON knows of no mesh.", remedy="Ask for one of the two: --mesh or --json"
+        )
     _, made = _planned(model, inputs, recipe, seed, real, base, leave)
     if json:
         typer.echo(made.to_json())

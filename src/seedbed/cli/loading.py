@@ -7,9 +7,9 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib.abc import Loader, MetaPathFinder
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -25,19 +25,41 @@ class _Imported(BaseException):
     """A framework is about to be imported, by code that is not building in its `deferred()`."""
 
 
-class _Watch(MetaPathFinder, Loader):
-    """Finds frameworks like everything else, and stops at the first that is really imported."""
+class _Stop:
+    """A framework's own loader, which does not load it yet."""
+
+    def __init__(self, loader: Any, watch: _Watch) -> None:
+        self.loader, self.watch = loader, watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """As any module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.watch.fired = module.__name__
+        raise _Imported(module.__name__)
+
+
+class _Watch(MetaPathFinder):
+    """Finds frameworks like everything else, and stops at the first that is really imported.
+
+    Attributes:
+        fired: That framework, also where the function has caught what stopped it.
+    """
+
+    def __init__(self, known: Collection[str]) -> None:
+        self.known, self.fired = known, ""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path) if fullname in NAMES.values() else None
+        watched = fullname in NAMES.values() and fullname not in self.known
+        spec = PathFinder.find_spec(fullname, path) if watched else None
         if spec is not None:
-            spec.loader = self
+            spec.loader = _Stop(spec.loader, self)  # type: ignore[assignment]
         return spec
-
-    def exec_module(self, module: ModuleType) -> None:
-        raise _Imported(module.__name__)
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -64,20 +86,29 @@ def model_of(text: str, real: bool) -> Any:
             f"{text}: is called without arguments, and needs {' and '.join(needed)}.",
             remedy="Write a function without arguments that returns the model, and give its name.",
         )
+    tried: set[str] = set()  # frameworks that are there by now, or cannot be
     while True:
+        watch = _Watch(NAMES.values() if real else tried)
+        made: Any = None
         with ExitStack() as stack:
             for framework in loaded() if not real else []:
                 stack.enter_context(framework.deferred())
-            if not real:
-                stack.enter_context(_Watch().on())
+            stack.enter_context(watch.on())
             try:
-                return found()
-            except _Imported as first:  # by the function itself: it is called again, when the framework is there
-                package = str(first)
-            except (Exception, SystemExit) as error:  # the user's own code: its own traceback is what helps
-                hint = "" if real else " It was built without memory; if it reads values while it is built, add --real."
-                _own_traceback(error, text, hint)
-        importlib.import_module(package)
+                made = found()
+            except (Exception, SystemExit, _Imported) as error:  # the user's own code: its own traceback is what helps
+                if not watch.fired:
+                    hint = (
+                        ""
+                        if real
+                        else " It was built without memory; if it reads values while it is built, add --real."
+                    )
+                    _own_traceback(error, text, hint)
+        if not watch.fired:
+            return made
+        tried.add(watch.fired)  # by the function itself: it is called again, when the framework is there
+        with suppress(Exception):  # one that is broken is the function's own to meet
+            importlib.import_module(watch.fired)
 
 
 def _needed(function: Callable[..., Any]) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from seedbed.check import Holder
-from seedbed.errors import ModelError
+from seedbed.errors import ModelError, SeedbedError
 from seedbed.initializers import Initializer, Native
 from seedbed.materialize import Job, Which
 from seedbed.plan import Plan
@@ -50,6 +50,7 @@ class Ranks:
         layouts: How each sharded parameter is laid out, in words.
         real: Parameters that have values, where others have none yet.
         gather: Called by all of them at once with a text: what each has said, by its number.
+        failed: Why this one cannot start its part, if it cannot.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Ranks:
     layouts: Mapping[str, str]
     real: tuple[str, ...]
     gather: Callable[[str], Mapping[int, str]]
+    failed: SeedbedError | None = None
 
 
 class Framework(Protocol):

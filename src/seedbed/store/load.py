@@ -45,6 +45,14 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if source.is_dir():
         indexes, files = sorted(source.glob("*.safetensors.index.json")), sorted(source.glob("*.safetensors"))
         found = indexes or files
+        parts = [re.fullmatch(r".*-\d{5}-of-(\d{5})\.safetensors", f.name) for f in files]
+        if files and not indexes and all(parts):
+            raise CheckpointError(
+                f"{source}: the checkpoint is not finished: there is no index, and "
+                f"{len(files)} of {int(parts[0][1])} files are whole.",  # type: ignore[index]
+                facts=shown([printable(f.name) for f in files]),
+                remedy="Make the same call again, for every process: it goes on from the files that are there.",
+            )
         if len(found) != 1:
             what = "no .safetensors file" if not found else f"{len(found)} checkpoints"
             raise CheckpointError(

@@ -59,9 +59,16 @@ def save(
         folder, stem = _place(target)
         made = files_of(plan, entries, folder, stem, shard_size)
         others = made.others()
+    folders = [path for path in others if path.is_dir()]
+    if folders:
+        raise OutputError(
+            f"{folders[0]}: is a folder, where a file is to be written.",
+            remedy="Move it away, or give another place.",
+            path=str(folders[0]),
+        )
     rank, of = process
     if others and (not replace or of > 1):
-        raise refused(target, made, others, replace=replace)
+        raise refused(target, made, others, replace=replace, several=of > 1)
     own = made.files[rank::of]
     missing = [file for file in own if others or file.missing]
     with reporting(sum(file.made for file in missing)) as progress:

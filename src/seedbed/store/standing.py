@@ -13,7 +13,7 @@ from seedbed.store.files import Files
 from seedbed.store.names import ABOUT, LARGEST_HEADER
 
 
-def refused(target: Path, made: Files, others: Sequence[Path], *, replace: bool) -> OutputError:
+def refused(target: Path, made: Files, others: Sequence[Path], *, replace: bool, several: bool) -> OutputError:
     """The error of writing over another model, unasked or by several processes.
 
     Args:
@@ -21,6 +21,7 @@ def refused(target: Path, made: Files, others: Sequence[Path], *, replace: bool)
         made: What was to be written.
         others: What is in the way.
         replace: Whether it was to be replaced.
+        several: Whether several processes were to write.
     """
     found = [f"{printable(p.name)}: {_found(p, made)}" for p in others]
     expected = f"fingerprint {made.fingerprint}, in {count(len(made.files), 'file')}"
@@ -29,8 +30,8 @@ def refused(target: Path, made: Files, others: Sequence[Path], *, replace: bool)
     return OutputError(
         f"{target}: holds another model" + (", which several processes cannot replace." if replace else "."),
         facts=columns(rows),
-        remedy="Remove it first, or let one process write alone."
-        if replace
+        remedy="Remove it first, give another place, or let one process alone replace it."
+        if several
         else "Give another place, or replace it: replace=True, on the command line\n    --replace",
         path=str(target),
         paths=tuple(others),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from seedbed import table
@@ -26,17 +26,47 @@ def agree(framework: Framework, plan: Plan, model: Any, *, replace: bool, collec
         collective: Whether to ask the others: some bytes each, and where they differ some more.
 
     Raises:
+        ModelError: This rank cannot start its part.
         PlanError: They differ in their mesh, their seed or in what some parameter is to be; or some
             parameters have values already, others none, and `replace` is not said.
     """
     ranks = framework.ranks(model)
     if ranks is None:
         return
-    problem = None if replace else _real(plan, ranks)
+    problem = ranks.failed or (None if replace else _real(plan, ranks))
     if collective:
         _compare(plan, ranks, problem)
     if problem is not None:
         raise problem
+
+
+def one_by_one(ranks: Ranks | None, act: Callable[[], str]) -> Mapping[int, str]:
+    """What all ranks say at the end of something; where one of them fails, all do.
+
+    Raises:
+        SeedbedError: It failed here.
+        PlanError: It failed on another rank.
+    """
+    if ranks is None:
+        return {0: act()}
+    try:
+        mine = act()
+    except SeedbedError as error:
+        ranks.gather(f"!{error.sentence}")
+        raise
+    said = ranks.gather(f"={mine}")
+    failed = {rank: text[1:] for rank, text in said.items() if text.startswith("!")}
+    if failed:
+        raise _elsewhere(failed)
+    return {rank: text[1:] for rank, text in said.items()}
+
+
+def _elsewhere(failed: Mapping[int, str]) -> PlanError:
+    return PlanError(
+        f"Rank {min(failed)} cannot do its part, so no rank does.",
+        facts=_told(failed),
+        remedy="See what that rank says itself.",
+    )
 
 
 def _real(plan: Plan, ranks: Ranks) -> PlanError | None:
@@ -59,12 +89,8 @@ def _compare(plan: Plan, ranks: Ranks, problem: SeedbedError | None) -> None:
     mine = [problem.sentence if problem else "", ranks.mesh, ranks.place, plan.seed, digest]
     said = {rank: json.loads(text) for rank, text in ranks.gather(json.dumps(mine)).items()}
     failed = {rank: sentence for rank, (sentence, *_) in said.items() if sentence}
-    if failed and problem is None:
-        raise PlanError(
-            f"Rank {min(failed)} cannot start its part of the model, so no rank does.",
-            facts=_told(failed),
-            remedy="See what that rank says itself.",
-        )
+    if failed:
+        raise problem or _elsewhere(failed)
     meshes = {rank: f"{mesh}, at {tuple(place)}" for rank, (_, mesh, place, *_) in said.items()}
     twice = len(said) == ranks.size and len(set(meshes.values())) < ranks.size
     if twice or len({mesh for _, mesh, *_ in said.values()}) > 1:

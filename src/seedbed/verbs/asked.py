@@ -21,7 +21,7 @@ def require_plan(plan: object, verb: str) -> None:
     """Raise `PlanError` when something else stands where a plan belongs."""
     if not isinstance(plan, Plan):
         takes = {
-            "fingerprint": "fingerprint(plan)",
+            "fingerprint": "fingerprint(plan, model)",
             "check": "check(model_or_path, plan)",
             "write": "write(plan, path)",
         }.get(verb, "materialize(plan, model)")
@@ -35,7 +35,7 @@ def number_of_bytes(size: int | str) -> int:
         >>> number_of_bytes("5GB"), number_of_bytes("1KiB"), number_of_bytes(7)
         (5000000000, 1024, 7)
     """
-    if isinstance(size, int) and size > 0:
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?\s*", str(size))
     if not match or float(match[1]) <= 0:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from seedbed.check import Findings
-from seedbed.errors import InputError
+from seedbed.errors import InputError, PlanError
+from seedbed.errors import shown as shown_lines
 from seedbed.frameworks import Ranks, framework_of, loaded
 from seedbed.plan import Plan
+from seedbed.shard import Shard
+from seedbed.verbs.agreeing import one_by_one
 from seedbed.verbs.asked import ProgressLike, number_of_bytes, number_of_process, require_plan, shown
 
 
@@ -69,6 +72,7 @@ def write(
     if model is not None:
         framework_of(model).fit(plan, model)
         held = dict(framework_of(model).values(model))
+        _require_whole(plan, held)
     return store.save(
         plan,
         path,
@@ -79,6 +83,18 @@ def write(
         threads=threads,
         reporting=lambda total: shown(progress, total, "writing"),
     )
+
+
+def _require_whole(plan: Plan, held: Mapping[str, Any]) -> None:
+    kept = [e.spec for e in plan if e.kept and e.spec.persistent]
+    parts = [s.path for s in kept if getattr(held[s.path], "shard", None) not in (None, Shard.whole(s.sizes))]
+    if parts:
+        raise PlanError(
+            f"{parts[0]}: the plan keeps its values, and this process has only a shard of them.",
+            facts=shown_lines(parts),
+            remedy="Save the model with torch.distributed.checkpoint, or give these parameters a rule that starts them.",
+            paths=tuple(parts),
+        )
 
 
 def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None, collective: bool = True) -> Findings:
@@ -108,9 +124,23 @@ def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None, col
         >>> seedbed.check(net, made)["weight"].differing
         1
     """
+    require_plan(plan, "check")
+    ranks = _ranks(params_or_path) if collective else None
+    found = Findings(())
+
+    def line() -> str:
+        nonlocal found
+        found = _compared(params_or_path, plan, progress)
+        return found.line
+
+    said = one_by_one(ranks, line)
+    number = ranks.number if ranks else 0
+    return replace(found, elsewhere=tuple((n, text) for n, text in said.items() if text and n != number))
+
+
+def _compared(params_or_path: Any, plan: Plan, progress: ProgressLike) -> Findings:
     from seedbed.check import compare
 
-    require_plan(plan, "check")
     saved = isinstance(params_or_path, (str, os.PathLike))
     if saved:
         from seedbed.store import load
@@ -119,12 +149,7 @@ def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None, col
     else:
         held = _values(params_or_path)
     with shown(progress, sum(e.spec.nbytes for e in plan if e.settled and not e.kept), "checking") as report:
-        found = compare(held, plan, persistent=saved or isinstance(params_or_path, Mapping), progress=report)
-    ranks = _ranks(params_or_path) if collective else None
-    if ranks is None:
-        return found
-    said = ranks.gather(found.line)
-    return replace(found, elsewhere=tuple((n, line) for n, line in said.items() if line and n != ranks.number))
+        return compare(held, plan, persistent=saved or isinstance(params_or_path, Mapping), progress=report)
 
 
 def fingerprint(plan: Plan, params_or_path: Any = None, *, progress: ProgressLike = None) -> str:
@@ -159,21 +184,24 @@ def fingerprint(plan: Plan, params_or_path: Any = None, *, progress: ProgressLik
 
     require_plan(plan, "fingerprint")
     plan.require_known()
+
+    def sums() -> str:
+        held = _held(params_or_path)
+        with shown(progress, sum(e.spec.nbytes for e in plan if e.spec.persistent), "summing up") as report:
+            return digest.to_text(digest.sums(plan, held, report))
+
+    said = one_by_one(_ranks(params_or_path), sums)
+    return digest.together({rank: digest.from_text(text) for rank, text in said.items()})
+
+
+def _held(params_or_path: Any) -> Mapping[str, Any] | None:
     if params_or_path is None:
-        held: Mapping[str, Any] | None = None
-    elif isinstance(params_or_path, (str, os.PathLike)):
+        return None
+    if isinstance(params_or_path, (str, os.PathLike)):
         from seedbed.store import load
 
-        held = load(params_or_path)
-    else:
-        held = _values(params_or_path)
-    with shown(progress, sum(e.spec.nbytes for e in plan if e.spec.persistent), "summing up") as report:
-        found = digest.sums(plan, held, report)
-    ranks = _ranks(params_or_path)
-    if ranks is None:
-        return digest.together({0: found})
-    said = ranks.gather(digest.to_text(found))
-    return digest.together({rank: digest.from_text(text) for rank, text in said.items()})
+        return load(params_or_path)
+    return _values(params_or_path)
 
 
 def _ranks(held: Any) -> Ranks | None:

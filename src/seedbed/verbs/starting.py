@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from seedbed.errors import InputError
 from seedbed.frameworks import framework_of
 from seedbed.initializers import Initializer
 from seedbed.materialize import Which, run
@@ -217,6 +218,11 @@ def apply_init(model: Any, inputs: Any, init: Any = None, *, seed: int = 0) -> A
     framework = framework_of(model)
     given = inputs if isinstance(inputs, list) else [inputs]
     plain_function = callable(init) and not isinstance(init, (Initializer, Recipe)) and not framework.is_native(init)
+    if plain_function and framework.ranks(model) is not None:
+        raise InputError(
+            "apply_init: the model is sharded, and a function of layers would fill each shard as if it were the whole.",
+            remedy="Give a recipe or an initializer, or seedbed.initializers.Custom(function) for one of your own.",
+        )
     started = initialize(model, *given, recipe=None if plain_function else init, seed=seed)
     if plain_function:
         framework.apply(model, init)

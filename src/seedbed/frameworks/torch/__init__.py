@@ -208,9 +208,17 @@ def keep(
 
 def _device(device: Any) -> torch.device | None:
     try:
-        return torch.device(device) if device is not None else None
-    except (RuntimeError, TypeError) as error:
+        if device is None:
+            return None
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (AssertionError, RuntimeError, TypeError) as error:
         raise InputError(f"device: {device!r} is not one of PyTorch's.", facts=[str(error).splitlines()[0]]) from None
+    if found.type == "meta":
+        raise InputError(
+            "device: 'meta' has no memory to start a model in.", remedy="Leave it out, or say device='cpu'."
+        )
+    return found
 
 
 def ranks(model: nn.Module | Mapping[str, torch.Tensor]) -> Ranks | None:

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from seedbed.errors import CaptureError
 from seedbed.frameworks.torch import diverted, origins, record
@@ -302,6 +303,14 @@ class Recording(TorchDispatchMode):
         cell = self.cell_of(tensor)
         drawn = [e.name for e in events_of(cell) if e.random] if cell else []
         return cell.event.name if drawn and cell.event.name == "orthogonal_" else "".join(drawn[-1:])
+
+    def undisturbed(self) -> bool:
+        """Whether nobody else listens to what is called: no mode of the user's."""
+        if _get_current_dispatch_mode() is not self:
+            return False
+        count = torch._C._len_torch_function_stack()
+        modes = (torch._C._get_function_stack_at(n) for n in range(count))
+        return all(type(mode) in (Looking, DeviceContext) for mode in modes)
 
     def fill(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Record an operator that writes all of a tensor; False where it is not that simple."""

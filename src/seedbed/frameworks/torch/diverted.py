@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -34,6 +35,7 @@ PICKLES = "_reduce_ex_internal"
 _lock = threading.Lock()
 _open = 0
 _originals: dict[str, types.FunctionType] = {}
+_replaced: list[tuple[types.FunctionType, types.CodeType]] = []
 _active: Callable[[], Any] = bool
 
 
@@ -73,21 +75,29 @@ def carry_out(name: str, a: Mapping[str, Any], tensor: torch.Tensor, draw: Draw)
     tensor.copy_(z.clamp(a["a"], a["b"]))
 
 
+def _plain(*values: Any) -> bool:
+    return all(type(v) in (int, float) for v in values)
+
+
 def _kaiming_uniform(
     tensor: torch.Tensor, a: float = 0, mode: Any = "fan_in", nonlinearity: Any = "leaky_relu", generator: Any = None
 ) -> tuple[Any, ...] | None:
     if generator is not None or 0 in tensor.shape:
+        return None
+    if not _plain(a):
         return None
     std = nn.init.calculate_gain(nonlinearity, a) / math.sqrt(nn.init._calculate_correct_fan(tensor, mode))
     return torch.ops.aten.uniform_.default, -math.sqrt(3.0) * std, math.sqrt(3.0) * std
 
 
 def _normal(tensor: torch.Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> tuple[Any, ...] | None:
-    return None if generator is not None else (torch.ops.aten.normal_.default, mean, std)
+    plain = generator is None and _plain(mean, std)
+    return (torch.ops.aten.normal_.default, mean, std) if plain else None
 
 
 def _uniform(tensor: torch.Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> tuple[Any, ...] | None:
-    return None if generator is not None else (torch.ops.aten.uniform_.default, a, b)
+    plain = generator is None and _plain(a, b)
+    return (torch.ops.aten.uniform_.default, a, b) if plain else None
 
 
 def _ones(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -111,14 +121,16 @@ FILLS: dict[str, Callable[..., tuple[Any, ...] | None]] = {
 def fill(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What the replaced functions do that only fill."""
     recording = _active()
-    if recording:
+    if recording and recording.undisturbed():
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():  # as an operator is recorded
             try:
                 made = FILLS[name](*args, **kwargs)
             except (TypeError, ValueError):  # the original says what is wrong
                 made = None
             tensor = args[0] if args else kwargs.get("tensor")
-            if made and type(tensor) in (torch.Tensor, nn.Parameter) and recording.fill(made[0], (tensor, *made[1:])):
+            known = type(tensor) in (torch.Tensor, nn.Parameter) and not is_functorch_wrapped_tensor(tensor)
+            if made and known and recording.fill(made[0], (tensor, *made[1:])):
+                torch.autograd.graph.increment_version(tensor)
                 return tensor
     return _originals[name](*args, **kwargs)
 
@@ -148,10 +160,17 @@ def call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _functions() -> list[tuple[str, types.FunctionType]]:
-    asks = getattr(parametrizations, ASKS, None)
-    pickles = getattr(torch.Tensor, PICKLES, None)
-    others = [(ASKS, asks), (PICKLES, pickles)]
-    return [(name, getattr(nn.init, name)) for name in (*NAMES, *FILLS)] + [(name, f) for name, f in others if f]
+    """Those that are torch's own; what somebody put in their place is theirs."""
+    named = [(name, getattr(nn.init, name, None)) for name in (*NAMES, *FILLS)]
+    named += [(ASKS, getattr(parametrizations, ASKS, None)), (PICKLES, getattr(torch.Tensor, PICKLES, None))]
+    return [
+        (name, function)
+        for name, function in named
+        if isinstance(function, types.FunctionType)
+        and function.__module__.startswith("torch.")
+        and function.__name__ == name
+        and not function.__code__.co_freevars
+    ]
 
 
 def _stand_in(name: str) -> types.CodeType:
@@ -176,6 +195,8 @@ def diverting(active: Callable[[], Any]) -> Iterator[None]:
                 )
                 kept.__kwdefaults__, kept.__annotations__ = function.__kwdefaults__, function.__annotations__
                 _originals[name] = kept
+                _replaced.append((function, function.__code__))
+                function.__signature__ = inspect.signature(kept)  # type: ignore[attr-defined]
                 function.__code__ = _stand_in(name)
         _open += 1
     try:
@@ -183,6 +204,7 @@ def diverting(active: Callable[[], Any]) -> Iterator[None]:
     finally:
         with _lock:
             _open -= 1
-            if _open == 0:
-                for name, function in _functions():
-                    function.__code__ = _originals[name].__code__
+            while _open == 0 and _replaced:
+                function, code = _replaced.pop()
+                function.__code__ = code
+                del function.__signature__  # type: ignore[attr-defined]

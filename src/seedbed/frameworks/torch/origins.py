@@ -78,6 +78,8 @@ class Note:
         origins: By the names of its parameters and buffers.
         loose: Of the tensors in its other attributes, in the order in which `tensors_in` finds them.
         fresh: Whether its tensors are those that were built, neither copied nor started.
+        built: Those tensors by name, without memory.
+        laid: Names of the tensors that were laid out over devices while it was built.
     """
 
     prefix: str = ""
@@ -85,6 +87,8 @@ class Note:
     origins: dict[str, Origin] = field(default_factory=dict)
     loose: dict[str, tuple[Origin | None, ...]] = field(default_factory=dict)
     fresh: bool = False
+    built: dict[str, torch.Tensor] = field(default_factory=dict)
+    laid: tuple[str, ...] = ()
 
     def __reduce__(self) -> Any:
         return Note, ()  # a file holds values, not how they came to be
@@ -98,25 +102,29 @@ def note_of(module: nn.Module) -> Note | None:
     return module.__dict__.get(NOTE)
 
 
+WRITTEN = "written to after deferred(), where nothing is recorded; do it inside, or after the start"
+
+
 def settled_now(model: nn.Module) -> None:
     """Forget that a model's tensors are those that were built: they have been started."""
     for module in model.modules():
         if (noted := note_of(module)) is not None:
             noted.fresh = False
+            noted.built.clear()
 
 
-def since(noted: Note, origin: Origin, tensor: torch.Tensor) -> str:
+def since(noted: Note, leaf: str, tensor: torch.Tensor) -> str:
     """What was done to a tensor after the `deferred()` it was built in, where nothing is recorded."""
-    record = origin.record
-    if not noted.fresh or record.cell is None or not tensor.is_meta or tensor.is_inference() or is_sharded(tensor):
+    record = noted.origins[leaf].record
+    if not noted.fresh or record.cell is None or not tensor.is_meta or tensor.is_inference():
         return ""
+    if is_sharded(tensor):  # laying out writes to none, and puts its own in the place of the one that was built
+        own = noted.built.get(leaf)
+        written = tensor._version or (own is not None and own._version != own.__dict__.get(NOTE, (0, 0))[1])
+        return WRITTEN if written else ""
     built, version = tensor.__dict__.get(NOTE, (0, 0))
     if built == id(tensor):
-        return (
-            "written to after deferred(), where nothing is recorded; do it inside, or after the start"
-            if tensor._version != version
-            else ""
-        )
+        return WRITTEN if tensor._version != version else ""
     moved = tensor.dtype != record.dtype or tensor.stride() != record.geometry.stride  # as `.to()` does with buffers
     return "" if moved else "replaced after deferred(), where nothing is recorded; do it inside, or after the start"
 
@@ -222,8 +230,12 @@ class Settling:
         for _, module in self.places:
             module.__dict__[NOTE].fresh = True
         for module, leaf, _, tensor in own:
+            if is_sharded(tensor):
+                module.__dict__[NOTE].laid += (leaf,)
+                continue
             if tensor.is_meta and not is_lazy(tensor) and not tensor.is_inference():
                 tensor.__dict__[NOTE] = id(tensor), tensor._version
+                module.__dict__[NOTE].built[leaf] = tensor
             if id(tensor) in self.first:
                 module.__dict__[NOTE].origins[leaf] = self.first[id(tensor)]
         for module, attribute, named in loose:

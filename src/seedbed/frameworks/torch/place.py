@@ -159,7 +159,8 @@ def fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
         rows,
         homeless,
         because=": it was built without memory",
-        remedy="Give it a rule, or build the model with memory, where its constructor computes it.",
+        remedy="Give it a rule, build the model in seedbed.deferred(), which records what its constructor does, or build it "
+        "with memory.",
     )
 
 

@@ -9,30 +9,31 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from seedbed.errors import SeedbedError
 from seedbed.frameworks import Ranks
 from seedbed.frameworks.torch.shards import is_sharded, layout_of, mesh_in_words, shards_of, stand_in
 
 
 def ranks_of(tensors: Mapping[str, torch.Tensor]) -> Ranks | None:
-    """The processes that hold the shards of tensors; `None` where nothing is sharded.
-
-    Raises:
-        ModelError: This process is not one of them, or a shard cannot be started.
-    """
+    """The processes that hold the shards of tensors; `None` where nothing is sharded."""
     import torch.distributed as dist
 
     sharded = {path: t for path, t in tensors.items() if is_sharded(t)}
     if not sharded:
         return None
-    shards_of(sharded)
-    meshes = [t.device_mesh for t in sharded.values()]
+    failed = None
+    try:
+        shards_of(sharded)
+    except SeedbedError as error:  # said to the others, who would wait for this one
+        failed = error
+    meshes = list({id(t.device_mesh): t.device_mesh for t in sharded.values()}.values())
     largest = max(meshes, key=lambda mesh: mesh.mesh.numel())
     owned = {path: t for path, t in tensors.items() if isinstance(t, nn.Parameter) and not is_lazy(t)}
     empty = any(t.is_meta for t in owned.values())
 
     def gather(text: str) -> Mapping[int, str]:
         said = {dist.get_rank(): text}
-        for group in _groups(meshes, largest):
+        for group in _groups(meshes):
             said = {rank: each for part in _gathered(said, group) for rank, each in part.items()}
         return dict(sorted(said.items()))
 
@@ -44,16 +45,24 @@ def ranks_of(tensors: Mapping[str, torch.Tensor]) -> Ranks | None:
         layouts={path: layout_of(t) for path, t in sharded.items()},
         real=tuple(path for path, t in owned.items() if empty and not t.is_meta),
         gather=gather,
+        failed=failed,
     )
 
 
-def _groups(meshes: list[Any], largest: Any) -> list[Any]:
-    """Process groups that together reach all that certainly call: the whole world only where the meshes are the world."""
+def _groups(meshes: list[Any]) -> list[Any]:
+    """Process groups that together reach all that certainly call: the whole world only where the meshes are the world.
+
+    In an order that is the same everywhere, so that nobody waits for one who waits; twice, so that what one group
+    has said reaches those that are only in another.
+    """
     import torch.distributed as dist
 
-    if len(torch.cat([mesh.mesh.flatten() for mesh in meshes]).unique()) == dist.get_world_size():
+    inside = [mesh for mesh in meshes if stand_in(mesh).place]  # of one without values nobody knows who is in it
+    if inside and len(torch.cat([mesh.mesh.flatten() for mesh in inside]).unique()) == dist.get_world_size():
         return [None]
-    return [largest.get_group(n) for n in range(largest.mesh.ndim)]
+    found = [mesh.get_group(n) for mesh in inside for n in range(mesh.mesh.ndim)]
+    groups = {tuple(dist.get_process_group_ranks(group)): group for group in found}
+    return [groups[ranks] for ranks in sorted(groups)] * 2
 
 
 def _gathered(said: Any, group: Any) -> list[Any]:

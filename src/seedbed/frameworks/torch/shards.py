@@ -133,7 +133,9 @@ def _is_cut_of_shards(number: int, placements: Sequence[Any], sizes: Sequence[in
 def room_for(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
     """A tensor like a sharded one, this process's shard with memory on `device`, or on its mesh's kind of device."""
     made = torch.empty_like(tensor.detach(), device=device or tensor.device_mesh.device_type)
-    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    made = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    vars(made).update(extra_of(tensor))
+    return made
 
 
 def fully_sharded(model: nn.Module) -> list[nn.Module]:
@@ -151,7 +153,16 @@ def reshard(modules: Iterable[nn.Module]) -> None:
 def know_memory(modules: Iterable[nn.Module]) -> None:
     """Let `fully_shard` know that its parameters have memory now: it pads it, and gathers from it."""
     for module in modules:
+        own = [t for t in module._parameters.values() if t is not None]
+        attributes = [extra_of(t) for t in own]
         module._apply(lambda tensor: tensor, recurse=False)
+        for tensor, extra in zip(own, attributes, strict=True):
+            vars(tensor).update(extra)
+
+
+def extra_of(tensor: torch.Tensor) -> dict[str, Any]:
+    """The attributes that somebody gave a tensor."""
+    return {k: v for k, v in vars(tensor).items() if k not in ("_local_tensor", "_spec")}
 
 
 def whole_on_meta(tensor: torch.Tensor) -> torch.Tensor:

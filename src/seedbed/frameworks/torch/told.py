@@ -112,13 +112,18 @@ def told(model: nn.Module) -> dict[str, Told]:
     copies: dict[int, tuple[Told, torch.Tensor]] = {}
     for prefix, module in named_modules(model, remove_duplicate=False):
         noted = note_of(module)
+        for leaf in noted.laid if noted and noted.fresh else ():
+            path = f"{prefix}.{leaf}" if prefix else leaf
+            found[path] = Told(
+                Start(None), "laid out inside deferred(), where nothing is recorded of it; do it after", path, ""
+            )
         for leaf, origin in noted.origins.items() if noted else ():
             tensor = module._parameters.get(leaf)
             tensor = module._buffers.get(leaf) if tensor is None else tensor
             if tensor is None or is_lazy(tensor) or tuple(tensor.shape) != origin.record.geometry.size:
                 continue
             path = f"{prefix}.{leaf}" if prefix else leaf
-            if done := since(noted, origin, tensor):
+            if done := since(noted, leaf, tensor):
                 found[path] = Told(Start(None), done, path, "")
                 continue
             here = _told(origin, path, moved(noted, (base + prefix).rstrip(".")))
