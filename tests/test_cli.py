@@ -718,3 +718,13 @@ def test_a_function_that_imports_its_framework_itself_builds_without_memory_too(
     assert done.returncode == 0, done.stderr
     assert "10.0 GB" in done.stdout
     assert done.stdout.endswith("[]\n")
+
+
+def test_a_function_that_survives_what_stops_it_is_called_again(tmp_path):
+    (tmp_path / "bare.py").write_text(
+        "def net():\n    try:\n        from torch import nn\n    except:\n        return None\n    return nn.Linear(3, 2)\n"
+    )
+    code = "from seedbed.cli import app; app(['plan', 'bare.py:net'], standalone_mode=False)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "8 values" in done.stdout

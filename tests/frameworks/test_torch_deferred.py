@@ -1,6 +1,7 @@
 """Constructors as people write them: what PyTorch builds, deferred construction builds too."""
 
 import copy
+import inspect
 import math
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from tests.frameworks.pairs import agree, deferred, named, net
 from torch import nn
 from torch.nn.init import trunc_normal_, xavier_uniform_
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import seedbed as sb
 from seedbed.frameworks.torch import diverted
@@ -427,3 +430,87 @@ def test_an_initializer_that_is_asked_for_what_cannot_be_says_so_as_pytorch_does
         with pytest.raises(type(plainly.value)) as inside, sb.deferred():
             act()
         assert str(inside.value) == str(plainly.value)
+
+
+class Skips(TorchFunctionMode):
+    """As libraries have it that load values later."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+class Sevens(TorchDispatchMode):
+    """Fills with 7 what is to be drawn."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return args[0].fill_(7) if func is torch.ops.aten.normal_.default else func(*args, **(kwargs or {}))
+
+
+def asked(function, /, **settings):
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def under(mode, act):
+    with mode():
+        act()
+
+
+OTHERS = {
+    "a function mode of the user's": lambda w: under(Skips, lambda: nn.init.uniform_(w)),
+    "a dispatch mode of the user's": lambda w: under(Sevens, lambda: nn.init.normal_(w)),
+    "the signature": lambda w: nn.init.normal_(w, **asked(nn.init.normal_, std=0.1, other=3)),
+    "a tensor for a number": lambda w: nn.init.normal_(w, std=torch.tensor(0.5)),
+    "a number of NumPy's": lambda w: nn.init.uniform_(w, np.float64(-0.5), np.float64(0.5)),
+    "vmap": lambda w: torch.func.vmap(nn.init.ones_)(w.data),
+    "the version": lambda w: nn.init.normal_(w, std=float(1 + nn.init.zeros_(w)._version)),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_somebody_else_makes_of_an_initializer_is_recorded(case, monkeypatch):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(3, 4))
+            OTHERS[case](self.w)
+
+    def recorded():
+        with sb.deferred():
+            model = Net()
+        plan = sb.plan(model, seed=1)
+        return str(plan["w"].start), sb.materialize(plan, model).w.tolist()
+
+    once = recorded()
+    monkeypatch.setattr(diverted, "FILLS", {})
+    assert once == recorded()
+
+
+def test_initializers_that_somebody_replaced_stay_theirs(monkeypatch):
+    def skip(tensor, *args, **kwargs):
+        return tensor
+
+    code = skip.__code__
+    for name in ("normal_", "uniform_", "kaiming_uniform_", "trunc_normal_"):
+        monkeypatch.setattr(nn.init, name, skip)
+    with sb.deferred():
+        model = nn.Linear(2, 3)
+    assert skip.__code__ is code
+    assert "Uniform" not in str(sb.plan(model)["weight"].start)
+    monkeypatch.undo()
+    assert nn.init.normal_(torch.zeros(100)).std() > 0.5
+    with sb.deferred():
+        model = nn.Linear(2, 3)
+    assert "Uniform" in str(sb.plan(model)["weight"].start)
+
+
+def test_initializers_that_are_put_back_inside_are_as_they_were(monkeypatch):
+    own, code = nn.init.normal_, nn.init.normal_.__code__
+    with sb.deferred():
+        monkeypatch.setattr(nn.init, "normal_", lambda tensor: tensor)
+    monkeypatch.undo()
+    assert nn.init.normal_ is own
+    assert own.__code__ is code
+    assert not hasattr(own, "__signature__")
