@@ -347,7 +347,7 @@ def test_another_model_is_not_overwritten_unasked(make, tmp_path, whole):
         sb.write(plan_of(), out, shard_size=SIZE, replace=True, process=(0, 2))
     assert caught.value.sentence == f"{out}: holds another model, which several processes cannot replace."
     assert caught.value.facts == facts
-    assert caught.value.remedy == "Remove it first, or let one process write alone."
+    assert caught.value.remedy == "Remove it first, give another place, or let one process alone replace it."
     assert identities(out) == before
     if make is not of_somebody:
         sb.write(plan_of(), out, shard_size=SIZE, replace=True)

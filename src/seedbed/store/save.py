@@ -59,6 +59,9 @@ def save(
         folder, stem = _place(target)
         made = files_of(plan, entries, folder, stem, shard_size)
         others = made.others()
+    rank, of = process
+    if others and (not replace or of > 1):
+        raise refused(target, made, others, replace=replace, several=of > 1)
     folders = [path for path in others if path.is_dir()]
     if folders:
         raise OutputError(
@@ -66,9 +69,6 @@ def save(
             remedy="Move it away, or give another place.",
             path=str(folders[0]),
         )
-    rank, of = process
-    if others and (not replace or of > 1):
-        raise refused(target, made, others, replace=replace, several=of > 1)
     own = made.files[rank::of]
     missing = [file for file in own if others or file.missing]
     with reporting(sum(file.made for file in missing)) as progress:
