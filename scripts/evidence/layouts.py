@@ -20,7 +20,8 @@ WORLDS, SCALE = (1, 2, 4), 64
 HEAD = f"""# One start over layouts
 
 Made by `python scripts/evidence/layouts.py` with PyTorch {torch.__version__.split("+")[0]}: real processes joined by gloo, every
-model built in `deferred()`, laid out, then started by `sb.initialize(model)`, each process while the others waited.
+model built in `deferred()`, laid out, then started by `sb.initialize(model, collective=False)`, each
+process while the others waited. (By default the ranks first compare their plans, by one small all-gather.)
 
 *Fingerprint*: `sb.fingerprint(plan, model)` after the start, the same on every process. *Alone*: that of the same model
 started by one process without a layout. (All parameters and buffers are gathered too, and compared bit for bit.) *Sent*: collective operations during the
