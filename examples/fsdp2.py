@@ -75,6 +75,7 @@ def main():
             print(f"step {step}  loss {loss.item() / size:.4f}")
     if rank == 0:
         print(f"started with {values}")
+    dist.barrier()  # gloo's threads let go of the last sum before Python ends under them
     dist.destroy_process_group()
 
 

@@ -424,6 +424,7 @@ def main(scale=1):
             gc.collect()
             sys.stdout.write("\n" + json.dumps({"layout": key, "form": form, "rank": dist.get_rank(), **said}) + "\n")
             sys.stdout.flush()
+    dist.barrier()  # gloo's threads let go of what was sent last before Python ends under them
     dist.destroy_process_group()
 
 
