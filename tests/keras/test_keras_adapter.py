@@ -16,7 +16,7 @@ from seedbed import initializers as i
 from seedbed.errors import InputError, ModelError, ShapeError
 from seedbed.fill import fill
 from seedbed.frameworks import framework_of
-from seedbed.frameworks.keras import walk
+from seedbed.frameworks.keras import rollback, walk
 
 BACKEND = keras.backend.backend()
 
@@ -472,3 +472,19 @@ def test_every_variable_keeps_its_memory_on_torch_and_its_identity_everywhere():
     sb.initialize(net, recipe="he")
     assert [id(p.variable) for p in walk.held(net)] == places
     assert BACKEND != "torch" or [p.variable.value.data_ptr() for p in walk.held(net)] == memory
+
+
+def test_a_graph_of_twice_as_many_layers_is_twice_the_work(monkeypatch):
+    looked, keep = [], rollback.Undo._keep
+    monkeypatch.setattr(rollback.Undo, "_keep", lambda undo, thing: looked.append(0) or keep(undo, thing))
+
+    def work(number):
+        x = given = keras.Input((4,))
+        for _ in range(number):
+            x = kl.Dense(4)(x)
+        net = keras.Model(given, x)
+        looked.clear()
+        sb.plan(net)
+        return len(looked)
+
+    assert work(40) < 2.5 * work(20)

@@ -31,9 +31,13 @@ class Undo:
 
     Args:
         model: The model.
+        alone: Whether to leave out what only the graph of calls leads to: the layers before and after.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, alone: bool = False) -> None:
+        self.followed = (
+            (keras.Operation, keras.Variable, Tracker) if alone else (keras.Operation, keras.Variable, Tracker, Node)
+        )
         self.kept: dict[int, tuple[Any, Any]] = {}
         self.names = dict(global_state.get_global_attribute("object_name_uids") or {})
         self.globals = dict(vars(global_state.GLOBAL_STATE_TRACKER))
@@ -55,7 +59,7 @@ class Undo:
             self.kept[id(thing)] = (thing, copied)
             inside = list(copied.values()) if isinstance(copied, dict) else list(copied)
             return [*inside, *getattr(thing, "__dict__", {}).values()]
-        if isinstance(thing, (keras.Operation, keras.Variable, Tracker, Node)) or _has_modules(thing):
+        if isinstance(thing, self.followed) or _has_modules(thing):
             return [vars(thing)]
         return []
 
@@ -110,10 +114,10 @@ def _has_modules(thing: Any) -> bool:
 
 
 @contextmanager
-def undone(model: Any) -> Iterator[None]:
-    """A context whose changes to a model are undone."""
+def undone(model: Any, *, alone: bool = False) -> Iterator[None]:
+    """A context whose changes to a model are undone; `alone` as in `Undo`."""
     with BUILDING:
-        undo = Undo(model)
+        undo = Undo(model, alone=alone)
         try:
             yield
         finally:

@@ -35,7 +35,7 @@ def natives(model: Any) -> Natives:
         mine = list(walk.own(layer))
         if not mine or all(v._value is None for _, v, _ in mine) or not layer._build_shapes_dict:
             continue
-        with undone(layer), valueless(), warnings.catch_warnings():
+        with undone(layer, alone=True), valueless(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             layer._tracker.unlock()
             for store in ("trainable_variables", "non_trainable_variables"):
