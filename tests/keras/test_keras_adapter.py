@@ -488,3 +488,33 @@ def test_a_graph_of_twice_as_many_layers_is_twice_the_work(monkeypatch):
         return len(looked)
 
     assert work(40) < 2.5 * work(20)
+
+
+# What models in the style of keras.io hold
+
+
+class Projected(kl.Layer):
+    """Weights of its own, and a part that its `build` builds."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = kl.Dense(4)
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, shape[-1]), initializer=ki.TruncatedNormal(stddev=0.02), name="token")
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x + self.token)
+
+
+def test_weights_of_a_built_layer_that_builds_its_parts_start_as_they_were_made():
+    given = keras.Input((6, 5))
+    net = keras.Model(given, kl.Dense(2)(Projected()(given)))
+    assert [net.layers[1].token.shape, sb.plan(net)["projected.token"].start] == [(1, 5), i.TruncatedNormal(std=0.02)]
+    assert not any(e.kept for e in sb.plan(net))
+    before = values(net)
+    sb.initialize(net, seed=1)
+    assert all((v != before[p]).any() for p, v in values(net).items() if "bias" not in p)
+    assert net.layers[1].inner.built
+    assert len(net.weights) == 5

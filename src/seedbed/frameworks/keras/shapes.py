@@ -35,24 +35,30 @@ def natives(model: Any) -> Natives:
         mine = list(walk.own(layer))
         if not mine or all(v._value is None for _, v, _ in mine) or not layer._build_shapes_dict:
             continue
-        with undone(layer, alone=True), valueless(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            layer._tracker.unlock()
-            for store in ("trainable_variables", "non_trainable_variables"):
-                layer._tracker.config[store][1].clear()
-                layer._tracker.stored_ids[store].clear()
-            (vars(layer).get("_modules") or {}).pop("_torch_params", None)
-            layer.built = False
-            try:
-                layer.build(**layer._build_shapes_dict)
-                made = {name: variable for name, variable, _ in walk.own(layer)}
-            except Exception:  # a user's build that cannot be run twice: how its variables start stays unknown
-                made = {}
+        made = _made_again(layer, [layer]) or _made_again(layer, walk.layers(layer))  # a build may build the parts too
         for name, variable, _ in mine:
             again = made.get(name)
             if again is not None and again is not variable and again._shape == variable._shape:
                 found[id(variable)] = again._initializer
     return found
+
+
+def _made_again(layer: Any, fresh: list[Any]) -> dict[str, Any]:
+    """A layer's variables by name, made once more; nothing where its build cannot be run with these layers unbuilt."""
+    with undone(layer, alone=True), valueless(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for one in fresh:
+            one._tracker.unlock()
+            for store in ("trainable_variables", "non_trainable_variables"):
+                one._tracker.config[store][1].clear()
+                one._tracker.stored_ids[store].clear()
+            (vars(one).get("_modules") or {}).pop("_torch_params", None)
+            one.built = False
+        try:
+            layer.build(**layer._build_shapes_dict)
+        except Exception:  # a user's build that cannot be run twice: how its variables start stays unknown
+            return {}
+        return {name: variable for name, variable, _ in walk.own(layer)}
 
 
 def tell(model: Any, known: Natives) -> dict[str, ParamSpec]:
