@@ -518,3 +518,16 @@ def test_weights_of_a_built_layer_that_builds_its_parts_start_as_they_were_made(
     assert all((v != before[p]).any() for p, v in values(net).items() if "bias" not in p)
     assert net.layers[1].inner.built
     assert len(net.weights) == 5
+
+
+def test_a_layer_with_lora_starts_as_it_was_made():
+    net = keras.Sequential([keras.Input((8,)), kl.Dense(16, name="a")])
+    net.layers[0].enable_lora(2)
+    plan = sb.plan(net)
+    starts = {e.spec.path: type(e.start).__name__ for e in plan}
+    assert starts == {
+        "a.bias": "Zeros", "a.lora_kernel_a": "Uniform", "a.lora_kernel_b": "Zeros", "a.kernel": "Uniform",
+    }  # fmt: skip
+    plan.materialize(net)
+    assert net.layers[0].lora_enabled
+    assert len(net.weights) == 4

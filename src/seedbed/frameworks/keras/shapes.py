@@ -54,6 +54,8 @@ def _made_again(layer: Any, fresh: list[Any]) -> dict[str, Any]:
                 one._tracker.stored_ids[store].clear()
             (vars(one).get("_modules") or {}).pop("_torch_params", None)
             one.built = False
+            if getattr(one, "lora_enabled", False):
+                one.lora_enabled = False  # its build makes them again, and refuses to where they are there
         try:
             layer.build(**layer._build_shapes_dict)
         except Exception:  # a user's build that cannot be run twice: how its variables start stays unknown
