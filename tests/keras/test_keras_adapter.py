@@ -531,3 +531,15 @@ def test_a_layer_with_lora_starts_as_it_was_made():
     plan.materialize(net)
     assert net.layers[0].lora_enabled
     assert len(net.weights) == 4
+
+
+def test_what_was_quantized_is_kept():
+    net = keras.Sequential([keras.Input((8,)), kl.Dense(4)])
+    net.layers[0].quantize("int8")
+    before = values(net)
+    for recipe in (None, "he"):
+        sb.initialize(net, recipe=recipe, seed=1)
+        assert all((v == before[p]).all() for p, v in values(net).items())
+    assert np.abs(before["dense.kernel"]).max() == 127
+    fresh = keras.Sequential([kl.Dense(4, dtype="int8_from_float32")])
+    assert sb.plan(fresh, (2, 8))["dense.kernel"].start == i.Zeros()

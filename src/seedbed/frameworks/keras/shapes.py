@@ -73,8 +73,8 @@ def _spec(place: walk.Held, known: Natives) -> ParamSpec:
     shape = tuple(int(n) for n in variable._shape)
     native = known.get(id(variable)) if variable._initializer is None else variable._initializer
     origin = f"{_origin(layer, place.name)} (keras {keras.__version__})" if native is not None else ""
-    if isinstance(layer, keras.layers.Normalization) and variable._value is not None:
-        native, origin = None, "Normalization.adapt"  # what it learned of data is no start to be made again
+    if variable._value is not None and (computed := _computed_by(place)):
+        native, origin = None, f"{type(layer).__name__}.{computed}"  # made of other values: no start to be made again
     use = layers.use(place, shape)
     kind, bases = type(layer), [c.__name__ for c in type(layer).__mro__[1:] if _named(c)]
     shown = kind.__name__
@@ -107,6 +107,14 @@ def _spec(place: walk.Held, known: Natives) -> ParamSpec:
         unit=unit,
         leaf=use.leaf,
     )
+
+
+def _computed_by(place: walk.Held) -> str:
+    """The method of a layer that gave a variable its value from data or from other variables; empty for none."""
+    if isinstance(place.layer, keras.layers.Normalization):
+        return "adapt"
+    quantized = getattr(place.layer, "quantization_mode", None) is not None
+    return "quantize" if quantized and not place.trained else ""
 
 
 def _named(cls: type) -> bool:
