@@ -14,7 +14,7 @@ from tests.frameworks.houses import nnx as other
 
 import seedbed as sb
 from seedbed import initializers as i
-from seedbed.frameworks.flax import place
+from seedbed.frameworks.flax import build, place
 from seedbed.frameworks.flax.laws import Program
 
 
@@ -224,3 +224,23 @@ def test_nnx_layers_side_by_side_start_as_one_does():
 def test_nnx_layers_of_one_key_keep_their_equal_values():
     plan = sb.plan(members("same"))
     assert plan["kernel"].kept
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rngs: nnx.GroupNorm(64, rngs=rngs),
+        lambda rngs: nnx.GroupNorm(6, num_groups=None, group_size=2, rngs=rngs),
+        lambda rngs: nnx.LoRA(5, 2, 3, rngs=rngs),
+        lambda rngs: nnx.LoRA(5, 2, 3, base_module=nnx.Linear(5, 3, use_bias=False, rngs=rngs), rngs=rngs),
+        lambda rngs: nnx.LoRALinear(5, 3, lora_rank=2, use_bias=False, rngs=rngs),
+    ],
+)
+def test_nnx_layers_whose_attributes_are_not_their_arguments_start_as_flax_starts_them(make):
+    net = make(nnx.Rngs(0))
+    plan = sb.plan(net, seed=3)
+    assert plan.entries
+    assert not any(e.kept for e in plan)
+    assert not any(build.contradicts(plan[path].start, value) for path, value in other.arrays(net).items())
+    abstract = sb.initialize(nnx.eval_shape(lambda: make(nnx.Rngs(0))), seed=3)
+    assert sb.check(abstract, plan)

@@ -114,10 +114,11 @@ def again(layer: Any) -> Mapping[str, Told] | None:
     if not cls.__module__.startswith("flax.nnx.") or isinstance(layer, (nnx.List, nnx.Dict, nnx.Sequential)):
         return None
     arguments: list[tuple[str, Any]] = []
-    for name, parameter in inspect.signature(cls.__init__).parameters.items():
-        if name in ("self", "rngs") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        value = vars(layer).get(name, parameter.default)
+    beside: set[str] = set()
+    for name, parameter in _parameters(cls).items():
+        value = _argument(layer, name, parameter.default)
+        if isinstance(value, nnx.Pytree) and parameter.default is not parameter.empty:
+            beside.add(name)  # a layer of its own, which starts as its own constructor says
         if value is parameter.empty or isinstance(value, (nnx.Pytree, nnx.Variable, jax.Array)):
             value = parameter.default
         if value is parameter.empty:
@@ -128,11 +129,37 @@ def again(layer: Any) -> Mapping[str, Told] | None:
     except TypeError:  # arguments that cannot be kept in a cache
         told = _told.__wrapped__(cls, tuple(arguments))
     there = {path: held.variable.get_value() for path, (held, _) in graph.firsts(layer).items()}
+    there = {path: value for path, value in there.items() if path.partition(".")[0] not in beside}
     if told is None or {p: t.dtype for p, t in told.items()} != {p: str(v.dtype) for p, v in there.items()}:
         return None
     found = {path: _beside(one, there[path]) for path, one in told.items()}
     same = all(len(t.shape) + len(t.stacked) == len(there[p].shape) for p, t in found.items())
     return found if same and all(t.stacked or t.shape == tuple(there[p].shape) for p, t in found.items()) else None
+
+
+def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
+    """What a constructor takes by name; with what the class above takes, where it passes the rest on."""
+    found: dict[str, inspect.Parameter] = {}
+    for kind in cls.__mro__:
+        own = inspect.signature(kind.__init__).parameters.values() if "__init__" in vars(kind) else ()
+        named = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        found |= {name: p for name, p in named.items() if name not in ("self", "rngs", *found)}
+        if own and not any(p.kind is p.VAR_KEYWORD for p in own):
+            break
+    return found
+
+
+def _argument(layer: Any, name: str, default: Any) -> Any:
+    """What an argument of a constructor was, as the layer's attributes tell it."""
+    if isinstance(layer, nnx.GroupNorm) and name == "num_features":
+        return layer.num_groups * layer.group_size
+    if isinstance(layer, nnx.GroupNorm) and name == "group_size":
+        return None  # only one of both is taken
+    if isinstance(layer, nnx.LoRALinear) and name.startswith("lora_"):
+        return _argument(layer.lora, name if name == "lora_rank" else name.removeprefix("lora_"), default)
+    if isinstance(layer, nnx.LoRA) and name == "lora_rank":
+        return layer.lora_a.get_value().shape[-1]
+    return vars(layer).get(name, default)
 
 
 def _beside(one: Told, value: Any) -> Told:
@@ -172,8 +199,11 @@ def starts(model: Any) -> dict[int, tuple[Initializer | None, str, tuple[int, ..
         told = again(layer)
         if told is None:
             continue
-        done.append(path)
+        if set(told) == set(graph.firsts(layer)):
+            done.append(path)
         for name, (held, _) in graph.firsts(layer).items():
+            if name not in told:
+                continue
             start, origin, stack = told[name].start, told[name].origin, told[name].stacked
             value = held.variable.get_value()
             real = isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, jax.core.Tracer)
