@@ -61,6 +61,11 @@ class Own(nnx.Module):
         self.table = nnx.Param(jnp.ones((3, 4)))
 
 
+class Loose(nnx.Module):
+    def __init__(self):
+        self.scales = nnx.data({"kernel": jnp.ones((3,))})
+
+
 def early():
     net = sb.initialize(nnx.Sequential(lazy()), recipe="he")
     return net.layers[0].kernel
@@ -150,6 +155,7 @@ CASES = {
     "flax_read_too_early": early,
     "flax_abstract_read": lambda: sb.check(abstract(), sb.plan(abstract(), recipe=Ones())),
     "flax_not_arrays": lambda: sb.plan(Holds()),
+    "flax_array_in_no_variable": lambda: sb.initialize(nnx.eval_shape(Loose)),
     "flax_plan_of_another_model": unlike,
     "flax_no_values_to_keep": lambda: sb.initialize(nnx.eval_shape(Own)),
     "flax_started_in_jit": lambda: in_jit(lambda x: sb.initialize(nnx.Sequential(lazy()), x, recipe=Normal(std=1.0))),

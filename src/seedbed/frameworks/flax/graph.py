@@ -94,6 +94,17 @@ def is_abstract(variable: Any) -> bool:
     return isinstance(variable.get_value(), jax.ShapeDtypeStruct)
 
 
+def loose(model: Any) -> Iterator[tuple[str, Any]]:
+    """What has a shape and no value and is in no variable, by its path."""
+    stack = [(_joined(path, n), v) for path, node, _, _ in modules_with_owners(model) for n, v in _attributes(node)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, jax.ShapeDtypeStruct):
+            yield path, value
+        elif not isinstance(value, (nnx.Variable, nnx.Pytree)):
+            stack += [(_joined(path, key), inner) for key, inner in _inside(value)]
+
+
 def arrays(model: Any) -> dict[str, Any]:
     """The arrays of a module, by every path.
 

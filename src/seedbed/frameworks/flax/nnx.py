@@ -228,6 +228,13 @@ def placing(plan: Plan, model: Any, filling: Filling, which: Which, *, traced: b
             "A model that holds its values cannot be started inside jit or another transformation.",
             remedy="Start it outside, or build it with nnx.eval_shape and start that.",
         )
+    for path, value in graph.loose(model):
+        raise ModelError(
+            f"{path}: is an array outside of any variable and has no value, and seedbed starts variables.",
+            facts=[f"shape  {tuple(value.shape)}", f"dtype  {value.dtype}"],
+            remedy="Keep it in a variable, such as nnx.Param, or build the model with memory.",
+            path=path,
+        )
     settled = {s.path: dict(s.attributes)["sizes"] for s in plan.settled}
     lazies = {p: m for p, m in graph.modules(model) if isinstance(m, Lazy)}
     entries = [e for e in plan if e.settled and not e.kept]
