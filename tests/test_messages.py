@@ -656,6 +656,9 @@ CASES = {
         nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)))
     ),
     "capture_of_a_foreign_meta_tensor": lambda: built("size = foreign.sum().item()"),
+    "capture_of_another_size": lambda: started(
+        "self.register_buffer('b', torch.native_batch_norm(torch.ones(2, 3), None, None, torch.zeros(3), torch.ones(3), False, 0.1, 1e-5)[1])"
+    ),
     "capture_of_a_foreign_value": lambda: built("size = foreign[0].item()"),
     "capture_of_a_part_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3).triu())"),
     "capture_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))"),

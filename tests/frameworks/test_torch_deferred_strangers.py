@@ -122,6 +122,50 @@ def files_and_other_libraries(self):
     assert self.weight[1:].data_ptr() == self.weight.data_ptr() + 4
 
 
+@case
+def matrices_taken_apart(self):
+    square = table()[:, :4] + 9 * torch.eye(4)
+    for name, parts in {
+        "svd": torch.linalg.svd(table()),
+        "thin": torch.linalg.svd(table(), full_matrices=False),
+        "many": torch.linalg.svd(torch.stack([table(), table() + 1])),
+        "eig": torch.linalg.eig(square),
+        "geqrf": torch.geqrf(table()),
+    }.items():
+        for n, part in enumerate(parts):
+            self.register_buffer(f"{name}{n}", part)
+    self.register_buffer("values", torch.linalg.eigvalsh(square))
+    self.register_buffer("spread", torch.linalg.svdvals(table()))
+    self.register_buffer("norm", torch.linalg.matrix_norm(square, 2))
+    self.register_buffer("cond", torch.linalg.cond(square))
+    left = torch.linalg.lstsq(torch.eye(6)[:, :4] * 2, torch.ones(6, 2), driver="gels")
+    self.register_buffer("solution", left.solution)
+    self.register_buffer("left", left.residuals)
+    self.weight = nn.Parameter(torch.linalg.svd(torch.randn(6, 9))[2])
+    self.top = nn.Parameter(torch.linalg.svdvals(torch.randn(6, 9)))
+
+
+@case
+def what_looks_past_a_mode(self):
+    for n, places in enumerate(torch.unravel_index(torch.arange(6), (2, 3))):
+        self.register_buffer(f"axis{n}", places)
+    for n, part in enumerate(torch.arange(6).tensor_split(torch.tensor([1, 4]))):
+        self.register_buffer(f"part{n}", part)
+
+
+@case
+def turned_in_place(self):
+    self.weight = nn.Parameter(torch.randn(30, 1, 2).squeeze_(1).t_())
+    self.register_buffer("line", torch.arange(4.0).view(4, 1).squeeze_(1))
+    self.register_buffer("row", self.line.clone().unsqueeze_(0).mul_(2))
+
+
+@case
+def more_than_one_is_returned(self):
+    with torch.no_grad():
+        self.register_buffer("bags", nn.EmbeddingBag.from_pretrained(table())(torch.tensor([[0, 1], [2, 3]])))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_built_as_pytorch_builds_it(name):
     agree(CASES[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,12 +59,30 @@ class Looking(TorchFunctionMode):
             args = (self._read(args[0]), *args[1:])
         if func in INDEXES and self.recording.cell_of(args[0]):
             args = (args[0], indices(args[1]), *args[2:])
+        if func in KNOWN:
+            args, kwargs = self._known(args, kwargs, *KNOWN[func])
+        if func in ALONE and not self.recording.drawn_by(args[0]) and not args[0].requires_grad:
+            with _disable_current_modes():
+                return self.recording.literal(func(self.recording.real(args[0]), *args[1:], **kwargs), site_of())
         if func is torch.Tensor.new_tensor:  # it would make a meta tensor without its values
             facts = {"dtype": args[0].dtype, "device": self.recording.device_of(args[0]), **kwargs}
             return self.__torch_function__(torch.tensor, types, args[1:], facts)
         if func is torch.Tensor.new and len(args) == 2 and isinstance(args[1], (list, tuple)):
             return self.__torch_function__(torch.Tensor.new_tensor, types, args)
         return func(*args, **kwargs)
+
+    def _known(self, args: Any, kwargs: Any, place: int, names: Container[str]) -> Any:
+        """Arguments with values in place of the tensors that a function looks into by itself."""
+
+        def known(value: Any) -> Any:
+            recorded = isinstance(value, torch.Tensor) and self.recording.cell_of(value) is not None
+            return self.recording.real(value) if recorded else value
+
+        with _disable_current_modes():
+            return (
+                tuple(known(a) if n == place else a for n, a in enumerate(args)),
+                {k: known(v) if k in names else v for k, v in kwargs.items()},
+            )
 
     def _read(self, data: Any) -> Any:
         """Lists of numbers, some of them tensors: those with their values, which PyTorch would read at once."""
@@ -95,6 +114,15 @@ SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 MAKES = {torch.tensor, torch.as_tensor}
 SPARSE = {torch.sparse_coo_tensor: 2, torch.sparse_csr_tensor: 3, torch.sparse_csc_tensor: 3}
 """Functions that make tensors of lists, and how many."""
+SECTIONS = (1, {"tensor_indices_or_sections", "indices_or_sections"})
+KNOWN: dict[Any, tuple[int, set[str]]] = {
+    torch.unravel_index: (0, {"indices"}),
+    torch.tensor_split: SECTIONS,
+    torch.Tensor.tensor_split: SECTIONS,
+}
+"""Functions that look into an argument by themselves, past this mode: its place and its names."""
+ALONE = {torch.linalg.eigvalsh, torch.linalg.svdvals, torch.linalg.cond, torch.linalg.matrix_norm}
+"""Functions that take another way while a mode listens, to other last bits: of values that are known, not while it does."""
 MOVES = {torch.Tensor.to}
 INDEXES = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 
@@ -116,7 +144,7 @@ ANSWERS = {
     torch.Tensor.__repr__: lambda r, t, **k: r.real(t).__repr__(**k),
 }
 SEEN = {
-    *(*ANSWERS, *MOVES, *MAKES, *SPARSE, *INDEXES),
+    *(*ANSWERS, *MOVES, *MAKES, *SPARSE, *INDEXES, *KNOWN, *ALONE),
     *(SET_DATA, torch.Tensor.cuda, torch.Tensor.new, torch.Tensor.new_tensor),
 }
 """What needs another look even where nothing is given by name."""

@@ -43,6 +43,11 @@ def kind_of(func: Any) -> Kind:
         arguments, returns = func._schema.arguments, func._schema.returns
         name = func._schema.name.rpartition(":")[2]
         views = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        views |= torch.Tag.inplace_view in func.tags and name not in (
+            "resize_",
+            "resize_as_",
+            "set_",
+        )  # nothing is written
         kind = _kinds[func] = Kind(
             name,
             tuple(a.name for a in arguments),
@@ -57,8 +62,49 @@ def kind_of(func: Any) -> Kind:
     return kind
 
 
+def _by_columns(a: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Without memory, as LAPACK lays out what it returns."""
+    return a.new_empty((*shape[:-2], shape[-1], shape[-2]), dtype=dtype).mT
+
+
 def _geqrf(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(a), a.new_empty((*a.shape[:-2], min(a.shape[-2:])))
+    return _by_columns(a, *a.shape), a.new_empty((*a.shape[:-2], min(a.shape[-2:])))
+
+
+def _eig(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = a.dtype.to_complex()
+    return a.new_empty(a.shape[:-1], dtype=dtype), _by_columns(a, *a.shape, dtype=dtype)
+
+
+def _svd(
+    a: torch.Tensor,
+    full_matrices: bool = False,
+    compute_uv: bool = True,
+    *,
+    driver: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    *batch, m, n = a.shape
+    k = min(m, n)
+    s = a.new_empty((*batch, k), dtype=a.dtype.to_real())
+    if not compute_uv:
+        return a.new_empty((0,)), s, a.new_empty((0,))
+    rows, columns = (m, n) if full_matrices else (k, k)
+    return _by_columns(a, *batch, m, rows), s, _by_columns(a, *batch, columns, n)
+
+
+def _lstsq(
+    a: torch.Tensor, b: torch.Tensor, rcond: float | None = None, *, driver: str | None = None
+) -> tuple[torch.Tensor, ...]:
+    """The solution in the memory of a larger right side, what is left over, the rank, and singular values."""
+    flat = b.dim() == a.dim() - 1 and b.shape == a.shape[:-1]
+    *batch, m, n = a.shape
+    columns = 1 if flat else b.shape[-1]
+    made = _by_columns(a, *batch, max(m, n), columns).narrow(-2, 0, n)
+    full, values = m > n and driver not in (None, "gelsy"), driver in ("gelsd", "gelss")
+    left = a.new_empty((*batch, columns) if full else (0,), dtype=a.dtype.to_real())  # if the rank is full
+    rank = a.new_empty((0,) if driver == "gels" else batch, dtype=torch.long)
+    singular = a.new_empty((*batch, min(m, n)) if values else (0,), dtype=a.dtype.to_real())
+    return made.squeeze(-1) if flat else made, left, rank, singular
 
 
 def _unknown(*_: Any, **__: Any) -> Any:
@@ -66,8 +112,14 @@ def _unknown(*_: Any, **__: Any) -> Any:
 
 
 SHAPES = {
+    torch.ops.aten._linalg_svd.default: _svd,
     torch.ops.aten.geqrf.default: _geqrf,
+    torch.ops.aten.linalg_eig.default: _eig,
+    torch.ops.aten.linalg_lstsq.default: _lstsq,
     torch.ops.aten.quantize_per_tensor.default: _unknown,
     torch.ops.aten.quantize_per_channel.default: _unknown,
 }
 """What the meta device should know of operators, and does not."""
+STEADY = {torch.ops.aten.linalg_lstsq.default: ("driver", (None, "gelsy"), "gelsd")}
+"""Arguments with which PyTorch reads memory that nobody wrote, and gives other last bits each time: its name, those, and
+one that gives the same."""

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from seedbed.errors import CaptureError
 from seedbed.fill import Draw
 from seedbed.frameworks.torch import diverted
+from seedbed.frameworks.torch.operators import STEADY
 from seedbed.frameworks.torch.record import Cell, Event, Geometry, Ref, Site, events_of, flipped, is_ref
 from seedbed.region import Region
 
@@ -82,6 +83,7 @@ def carry_out(
     known: Mapping[int, torch.UntypedStorage] | None = None,
     *,
     poison: float = 0.0,
+    path: str = "",
 ) -> torch.UntypedStorage:
     """All operations that a cell is made by, on real memory.
 
@@ -90,13 +92,32 @@ def carry_out(
         draw_for: The numbers of what is drawn.
         known: By id, what other cells are.
         poison: What memory holds that nothing has written.
+        path: Whose memory it is, for errors.
     """
     storages = dict(known or {})
     with torch.no_grad(), ONE_AT_A_TIME, _disable_current_modes():
         for event in events_of(cell, known or ()):
             with default_dtype(event.default):
-                _carry_out(event, storages, draw_for, poison)
-    return storages[id(cell)]
+                _carry_out(event, storages, draw_for, poison, path)
+    return held_by(storages, cell, path)
+
+
+def held_by(storages: Mapping[int, torch.UntypedStorage], cell: Cell, path: str) -> torch.UntypedStorage:
+    """The memory of a cell.
+
+    Raises:
+        CaptureError: It has another size than was recorded.
+    """
+    found = storages.get(id(cell))
+    if found is None:
+        event = cell.event
+        raise CaptureError(
+            f"{path or event.site}: {event.name} returns a tensor of another size than PyTorch's meta device tells.",
+            facts=[f"asked  {event.site}"],
+            remedy="Build this model without deferred(), or give what it starts a rule of its own.",
+            path=path,
+        )
+    return found
 
 
 @contextmanager
@@ -114,11 +135,13 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _carry_out(
-    event: Event, storages: dict[int, torch.UntypedStorage], draw_for: DrawFor | None, poison: float
+    event: Event, storages: dict[int, torch.UntypedStorage], draw_for: DrawFor | None, poison: float, path: str
 ) -> None:
     bound: dict[int, torch.UntypedStorage] = {}
     for before, after in event.writes:
-        old = storages[id(before)].clone() if after.before is not None else torch.UntypedStorage(after.nbytes)
+        old = (
+            held_by(storages, before, path).clone() if after.before is not None else torch.UntypedStorage(after.nbytes)
+        )
         bound[id(after)] = old
         if after.before is not None:  # what is written over may be read as well
             bound[id(before)] = old
@@ -128,11 +151,13 @@ def _carry_out(
             if isinstance(value, torch.Tensor) and value.is_meta:
                 raise foreign(event.site)
             return value
-        storage = bound[id(value.cell)] if id(value.cell) in bound else storages[id(value.cell)]
+        storage = bound[id(value.cell)] if id(value.cell) in bound else held_by(storages, value.cell, path)
         return flipped(tensor_on(storage, value.geometry, value.dtype), value.flips)
 
     args, kwargs = pytree.tree_map(real, (event.args, event.kwargs), is_leaf=is_ref)
     kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items() if k != "generator"}
+    if (steady := STEADY.get(event.func)) is not None and kwargs.get(steady[0]) in steady[1]:
+        kwargs[steady[0]] = steady[2]
     if event.random:
         assert draw_for is not None
         out = carry_out_draw(event, args, kwargs, draw_for)
@@ -148,7 +173,7 @@ def _carry_out(
     leaves = pytree.tree_leaves(out)
     for place, cell, geometry, dtype in event.outs:
         made = leaves[place].to(dtype)
-        if not made.numel() and geometry.count:  # what an operator leaves out when nothing is trained
+        if tuple(made.shape) != geometry.size:  # the meta device did not know: an error where it is read
             continue
         storages[id(cell)] = _laid(_poisoned(made, poison) if "empty" in event.name else made, geometry, cell.nbytes)
     for _, after in event.writes:

@@ -55,7 +55,7 @@ class Program:
 
     def tensor(self, draws: Draws, *, scratch: bool = False) -> torch.Tensor:
         """The whole tensor, laid out as it was recorded; `scratch` memory need not be written."""
-        record, known = self.origin.record, {}
+        record, known, path = self.origin.record, {}, self.origin.path
         if _draws(self.origin):
             made = torch.empty_strided(record.geometry.size, record.geometry.stride, dtype=record.dtype)
             return self._filled(made, self.origin.stream, self.origin.start, draws)
@@ -69,15 +69,15 @@ class Program:
             self._filled(tensor, filled.stream, filled.start, draws)
         draw_for = functools.partial(self._draw_for, draws=draws)
         made = [
-            tensor_on(carry_out(record.cell, draw_for, known, poison=poison), record.geometry, record.dtype)
+            tensor_on(carry_out(record.cell, draw_for, known, poison=poison, path=path), record.geometry, record.dtype)
             for poison in ((0.0, math.nan) if _unwritten(record) and not scratch else (0.0,))
         ]
         if not all(_same_bits(a, made[0]) for a in made):
             raise CaptureError(
-                f"{self.origin.path}: holds memory of torch.empty that nothing writes.",
+                f"{path}: holds memory of torch.empty that nothing writes.",
                 facts=[f"made  {_unwritten(record)}"],
                 remedy="Write all of it in the constructor, or give it a rule.",
-                path=self.origin.path,
+                path=path,
             )
         return flipped(made[0], record.flips).resolve_conj().resolve_neg()
 
