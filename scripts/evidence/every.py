@@ -20,6 +20,7 @@ import sys
 import time
 import typing
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,7 @@ def spread(path: str, ours: list[torch.Tensor], theirs: list[torch.Tensor], star
     """Random values: those that are not random equal, the others distributed alike, and by the law that is named."""
     if theirs[0].is_complex():
         ours, theirs = ([torch.view_as_real(t.resolve_conj()) for t in ts] for ts in (ours, theirs))
-    fixed = (theirs[0] == theirs[1]) & (theirs[0] == theirs[2])
+    fixed = torch.stack([theirs[0] == t for t in theirs[1:]]).all(0)
     if theirs[0].dtype in (torch.float32, torch.float64):
         assert torch.equal(ours[0][fixed], theirs[0][fixed]), f"{path}: where nothing is random"
     mine, eager = (torch.cat([t[~fixed].reshape(-1) for t in ts]) for ts in (ours, theirs))
@@ -227,15 +228,17 @@ def parts(make: Callable[[], nn.Module], whole: nn.Module) -> None:
         assert same(tensor, theirs[path]), f"{path}: started as a part, it differs"
 
 
-def compare(make: Callable[[], nn.Module]) -> None:
-    """All that must agree."""
+def compare(make: Callable[[], nn.Module], *, again: bool) -> None:
+    """All that must agree; `again` is for a model like another that did, which need not be started so often."""
     torch.manual_seed(1)
-    eager = [make() for _ in range(3)]
-    started, other = deferred(make), deferred(make)
+    eager = [make() for _ in range(2 if again else 3)]
+    started = deferred(make)
+    other = started if again else deferred(make)
     before = {path: (id(t), facts(t), t.is_meta) for path, t in named(started).items()}
     plan = sb.plan(started)
     sb.initialize(started)
-    sb.initialize(other, seed=7)
+    if not again:
+        sb.initialize(other, seed=7)
     ours, others, theirs = named(started), named(other), [named(m) for m in eager]
     assert list(ours) == list(theirs[0]), f"paths {sorted(set(ours) ^ set(theirs[0]))[:3]}"
     assert aliases(started) == aliases(eager[0]), "ties and memory"
@@ -246,13 +249,14 @@ def compare(make: Callable[[], nn.Module]) -> None:
         assert facts(mine) == facts(theirs[0][path]), f"{path}: {facts(mine)}, not {facts(theirs[0][path])}"
         assert not mine.is_meta, f"{path}: has no memory"
         tensors = [t[path].detach() for t in theirs]
-        if same(tensors[0], tensors[1]) and same(tensors[0], tensors[2]):
+        if all(same(tensors[0], t) for t in tensors[1:]):
             assert same(mine, tensors[0]), f"{path}: {mine.flatten()[:6]} is not {tensors[0].flatten()[:6]}"
             assert same(others[path], tensors[0]), f"{path}: differs by the seed"
         else:
             spread(path, [mine.detach(), others[path].detach()], tensors, entries[path].start)
-            assert mine.numel() < 4 or not same(mine, others[path]), f"{path}: another seed, the same numbers"
-    assert groups(ours) & groups(others) == groups(theirs[0]) & groups(theirs[1]) & groups(theirs[2]), "equal values"
+            assert again or mine.numel() < 4 or not same(mine, others[path]), f"{path}: another seed, the same numbers"
+    equal = set.intersection(*map(groups, theirs))
+    assert groups(ours) & groups(others) == equal, f"equal values: {(groups(ours) ^ equal)}"[:300]
     findings = sb.check(started, plan)
     assert findings.ok, f"check: {findings.different[:2]}"
     held = [loose(m) for m in (started, *eager)]
@@ -261,15 +265,16 @@ def compare(make: Callable[[], nn.Module]) -> None:
         assert facts(held[0][path]) == facts(tensor), f"attribute {path}: {facts(held[0][path])}, not {facts(tensor)}"
         if all(same(tensor, h[path]) for h in held[2:]):
             assert same(held[0][path], tensor), f"attribute {path}: other values"
-    parts(make, started)
+    if not again:
+        parts(make, started)
 
 
-def tried(name: str, make: Callable[[], nn.Module]) -> Row:
+def tried(name: str, make: Callable[[], nn.Module], *, again: bool = False) -> Row:
     """One comparison's verdict."""
     begin = time.perf_counter()
     row: Row = {"model": name}
     try:
-        compare(make)
+        compare(make, again=again)
         row["verdict"] = "agree"
     except SeedbedError as error:
         row |= {"verdict": "refused", "why": str(error)}
@@ -292,9 +297,10 @@ def of_config(config: type[PreTrainedConfig], models: list[type[PreTrainedModel]
             found.send({"config": config.__name__, "model": name, "verdict": "unbuilt", "why": how})
             continue
         sizes[model] = made
-        row = tried(name, lambda model=model, made=made: model(made))
+        row = tried(name, functools.partial(model, made), again=again)
         found.send({"config": config.__name__, **row, "how": how})
-    for auto in AUTOS if sizes and not again else ():
+    some = zlib.crc32(config.__name__.encode()) % 5 == 0
+    for auto in AUTOS if sizes and some and not again else ():
         model = next((m for m in mapped(auto._model_mapping, config) if m in sizes), None)
         if model is None:
             continue

@@ -141,6 +141,8 @@ def matrices_taken_apart(self):
     left = torch.linalg.lstsq(torch.eye(6)[:, :4] * 2, torch.ones(6, 2), driver="gels")
     self.register_buffer("solution", left.solution)
     self.register_buffer("left", left.residuals)
+    factors, pivots = torch.linalg.lu_factor(square + 1j * torch.ones(4, 4).tril())
+    self.register_buffer("right", torch.linalg.lu_solve(factors, pivots, torch.ones(2, 4) * 1j, left=False))
     self.weight = nn.Parameter(torch.linalg.svd(torch.randn(6, 9))[2])
     self.top = nn.Parameter(torch.linalg.svdvals(torch.randn(6, 9)))
 

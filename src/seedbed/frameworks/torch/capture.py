@@ -271,7 +271,7 @@ class Recording(TorchDispatchMode):
                 cell.law = Law(one, geometry, dtype) if one is not None else None
             elif place == 0 and event.taken is None:
                 cell.law = made_by(event.func, name, values, leaf, geometry, event.index)
-            event.outs.append((place, cell, geometry, dtype))
+            event.outs.append((place, cell, geometry, dtype, record.flips_of(leaf)))
             self.put(leaf, cell)
             if device not in ("cpu", "meta"):
                 self.devices[storage._cdata] = device

@@ -145,7 +145,7 @@ def _carry_out(
     args, kwargs = tuple(map(real, step.args)), {k: real(v) for k, v in step.kwargs.items()}
     out = carry_out_draw(event, args, kwargs, draw_for) if event.random else event.func(*args, **kwargs)
     leaves = [out] if isinstance(out, torch.Tensor) else pytree.tree_leaves(out)
-    for place, cell, _, dtype in event.outs:
+    for place, cell, _, dtype, _ in event.outs:
         made = leaves[place]
         blocks[id(cell)] = _own(made, dtype) if event.random or made.dtype != dtype else made
     for _, after, _, _ in step.writes:
@@ -214,7 +214,7 @@ class _Reading:
     def single(self, event: Event) -> bool:
         """Whether an operation makes one element of others of one; it is carried out as it was asked for."""
         refs = list(event.refs())
-        made = {id(cell): cell.nbytes == dtype.itemsize for _, cell, _, dtype in event.outs}
+        made = {id(cell): cell.nbytes == dtype.itemsize for _, cell, _, dtype, _ in event.outs}
         for before, after in event.writes:
             into = next((r for r in refs if r.cell is before or r.cell is after), None)
             made[id(after)] = into is not None and after.nbytes == into.dtype.itemsize
@@ -230,7 +230,7 @@ class _Reading:
                 return None
             writes = self._writes(event)
             args, kwargs = self._arguments(event)
-            for _, cell, geometry, dtype in event.outs:
+            for _, cell, geometry, dtype, _ in event.outs:
                 self._made(cell, geometry, dtype)
         except _Unfit:
             return None

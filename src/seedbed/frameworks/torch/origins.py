@@ -350,7 +350,7 @@ def _digest(record: Record) -> str:
     digest = hashlib.blake2b(repr(record.geometry).encode(), digest_size=8)
     for event in events_of(record.cell):
         plainly = [a if isinstance(a, (int, float, str, bool)) else type(a).__name__ for a in event.args]
-        digest.update(f"{event.name} {plainly} {[g for _, _, g, _ in event.outs]}".encode())
+        digest.update(f"{event.name} {plainly} {[out[2] for out in event.outs]}".encode())
         if event.taken is not None:
             digest.update(event.taken.drawn.states[0].numpy().tobytes() + bytes([event.taken.number % 256]))
     return digest.hexdigest()

@@ -178,7 +178,7 @@ class Event:
         random: Whether it draws.
         default: The default dtype at the time.
         outs: For each tensor it returned that is new: its place among the leaves of what was returned,
-            its cell, its geometry and its dtype.
+            its cell, its geometry, its dtype, and what it shows of its memory.
         writes: The cells it wrote into, each with what it left there.
         taken: Its place among the draws of a generator that the constructor brought.
     """
@@ -191,7 +191,7 @@ class Event:
         self.func, self.args, self.kwargs, self.site, self.random = func, args, kwargs, site, random
         self.default = torch.get_default_dtype()
         self.taken: Taken | None = None
-        self.outs: list[tuple[int, Cell, Geometry, torch.dtype]] = []
+        self.outs: list[tuple[int, Cell, Geometry, torch.dtype, Flips]] = []
         self.writes: list[tuple[Cell, Cell]] = []
 
     @property

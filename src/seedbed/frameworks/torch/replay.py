@@ -171,8 +171,8 @@ def _carry_out(
     else:
         out = event.func(*args, **kwargs)
     leaves = pytree.tree_leaves(out)
-    for place, cell, geometry, dtype in event.outs:
-        made = leaves[place].to(dtype)
+    for place, cell, geometry, dtype, flips in event.outs:
+        made = flipped(leaves[place].to(dtype), flips)
         if tuple(made.shape) != geometry.size:  # the meta device did not know: an error where it is read
             continue
         storages[id(cell)] = _laid(_poisoned(made, poison) if "empty" in event.name else made, geometry, cell.nbytes)
