@@ -106,6 +106,12 @@ def modelled(body):
         return scope["Net"]()
 
 
+def with_a_sparse_buffer():
+    net = nn.Linear(3, 3)
+    net.register_buffer("graph", torch.eye(3).to_sparse())
+    return net
+
+
 def started(body):
     sb.initialize(modelled(body))
 
@@ -663,6 +669,7 @@ CASES = {
     "capture_of_a_part_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3).triu())"),
     "capture_not_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))"),
     "capture_partly_written": lambda: started("self.w = nn.Parameter(torch.empty(3, 3))\nself.w.data[0] = 1"),
+    "plan_of_a_sparse_buffer": lambda: sb.plan(with_a_sparse_buffer()),
     "capture_of_a_sparse_buffer": lambda: started("self.register_buffer('mask', torch.eye(3).to_sparse())"),
     "checkpoint_of_other_names": lambda: sb.plan(
         nn.ModuleDict({"trunk": nn.Linear(2, 2)}), checkpoint=small_checkpoint()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import init
 
 import seedbed as sb
-from seedbed.errors import CaptureError, PlanError
+from seedbed.errors import CaptureError, ModelError, PlanError
 from seedbed.fill import fill
 from seedbed.initializers import Keep, Ones
 
@@ -171,6 +171,15 @@ def more_than_one_is_returned(self):
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_built_as_pytorch_builds_it(name):
     agree(CASES[name])
+
+
+def test_a_sparse_buffer_by_rows_is_named():
+    def build(self):
+        self.register_buffer("graph", torch.eye(3).to_sparse_csr())
+
+    model = deferred(net(build))
+    with pytest.raises(ModelError, match="graph: is a sparse tensor"):
+        sb.initialize(model)
 
 
 def test_what_is_flat_beside_its_parts_sees_them():

@@ -257,7 +257,7 @@ class Settling:
                     yield module, attribute, [(f"{whole}.{n}" if n else whole, t) for n, t in enumerate(tensors)]
 
     def _record(self, tensor: torch.Tensor) -> Record | None:
-        if is_lazy(tensor):
+        if is_lazy(tensor) or tensor.layout is not torch.strided:
             return None
         cell = self.recording.cell_of(tensor)
         if cell is None:  # it has memory of its own already

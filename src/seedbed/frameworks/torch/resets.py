@@ -47,7 +47,8 @@ class Recorder(TorchDispatchMode):
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.tensors = dict(tensors)
-        self.paths = {t.untyped_storage()._cdata: path for path, t in self.tensors.items()}
+        plain = {path: t for path, t in self.tensors.items() if t.layout is torch.strided}
+        self.paths = {t.untyped_storage()._cdata: path for path, t in plain.items()}
         self.records: dict[str, Record] = {}
 
     def __torch_dispatch__(
