@@ -22,7 +22,7 @@ from tests.frameworks.zoo import ZOO
 import seedbed as sb
 from seedbed.initializers import Chain, Recorded
 
-SECTION = "\n## Libraries"
+SECTION = "\n## Every model class"
 PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "architectures.md"
 FULL = (
     *("GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM"),
@@ -34,7 +34,7 @@ FULL = (
 HEAD = f"""# Architectures, built deferred
 
 Made by `python scripts/evidence/architectures.py` with transformers {transformers.__version__}, which writes this page anew,
-up to the section on libraries.
+up to the section on every model class.
 
 *Recognized*: tensors whose start is one of seedbed's initializers. *Chains*: those whose operations treat each element
 by itself, so that any part is computed alone. *Computed*: those whose operations are carried out again on the whole.
@@ -99,7 +99,7 @@ def main() -> None:
     heads = "values, millions | recognized | chains | computed | copies | built, s | planned, s | memory grew, MB"
     lines += ["", f"| architecture, full size | {heads} |", "|---|---|---|---|---|---|---|---|---|"]
     lines += [full(name) for name in FULL]
-    _, section, others = PAGE.read_text().partition(SECTION)  # strangers.py writes that
+    _, section, others = PAGE.read_text().partition(SECTION)  # every.py and strangers.py write that
     PAGE.write_text("\n".join(lines) + "\n" + section + others)
 
 

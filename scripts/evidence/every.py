@@ -2,8 +2,8 @@
 
     python scripts/evidence/every.py [--keep FILE] [--write] [NAME ...]
 
-Each configuration class is tried in a process of its own, with a time limit. Lines of what was found are kept in FILE,
-and what is there is not tried again; `--write` writes the section.
+The models of each configuration class are tried in a process of its own, with a time limit. What was found is kept in
+FILE, a line each, and is not tried again; `--write` writes the section.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import functools
 import gc
 import json
 import logging
-import math
 import multiprocessing
 import re
 import resource
@@ -29,19 +28,28 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import transformers
-from scipy import stats
+from alike import compare
 from shrunk import candidates
-from tests.frameworks.pairs import ALPHA, aliases, bits, deferred, facts, named, same
+from tests.frameworks.pairs import named
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _LazyAutoMapping
 
-import seedbed as sb
 from seedbed.errors import SeedbedError
-from seedbed.initializers import Normal, TruncatedNormal, Uniform
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "architectures.md"
+SECTION = "\n## Every model class of transformers\n"
+NEXT = "\n## Libraries that nobody here has written for\n"
+HEAD = f"""
+Made by `python scripts/evidence/every.py`, then with `--write`, with transformers {transformers.__version__}: every class below
+`PreTrainedModel`, with each configuration class that a mapping of transformers or the class itself names for it, made
+small from its defaults (`scripts/evidence/shrunk.py`). Compared as above, and besides: tensors in other attributes than
+parameters and buffers, `seedbed.check`, and for the first model of each configuration that its children started one by
+one hold the same bits as the whole, and that another seed gives other numbers. Random values are compared with those of PyTorch,
+and with the law that the plan names where it has one: support, and distribution, by bounds that fail by chance once in 10^9.
+
+"""
 MOST = 130_000_000
 """Values of a model that is compared."""
 AUTOS = [
@@ -136,139 +144,6 @@ def small(config: type[PreTrainedConfig], model: type[PreTrainedModel]) -> tuple
     return None, why
 
 
-def loose(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors in attributes that are neither parameters nor buffers."""
-    found: dict[str, torch.Tensor] = {}
-
-    def walk(path: str, value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            found[path] = value
-        elif isinstance(value, (list, tuple)):
-            for n, v in enumerate(value):
-                walk(f"{path}[{n}]", v)
-        elif isinstance(value, dict):
-            for k, v in value.items():
-                walk(f"{path}[{k}]", v)
-
-    for prefix, module in model.named_modules():
-        for name, value in vars(module).items():
-            if name not in ("_parameters", "_buffers", "_modules", "_seedbed_note"):
-                walk(f"{prefix}.{name}", value)
-    return found
-
-
-def some(values: torch.Tensor) -> torch.Tensor:
-    """At most 8192 of them, from everywhere, in order."""
-    places = torch.linspace(0, len(values) - 1, min(len(values), 8192), dtype=torch.float64).long()
-    return values[places].sort().values
-
-
-def apart(one: torch.Tensor, other: torch.Tensor | Callable[[Any], Any]) -> float:
-    """How far two distributions are apart, in the distance that ALPHA allows; the other may be a law."""
-    values = one.double().reshape(-1)
-    values = some(values)
-    count = len(values)
-    if isinstance(other, torch.Tensor):
-        others = some(other.double().reshape(-1))
-        both = torch.cat([values, others])
-        first, second = (torch.searchsorted(v, both, right=True) / len(v) for v in (values, others))
-        distance, count = float((first - second).abs().max()), count * len(others) / (count + len(others))
-    else:
-        below = torch.from_numpy(other(values.numpy()))
-        steps = torch.arange(count + 1) / count
-        distance = float(torch.maximum(steps[1:] - below, below - steps[:-1]).max())
-    return distance / math.sqrt(math.log(2 / ALPHA) / 2 / count)
-
-
-def law_of(start: Any) -> Any:
-    """What a start is distributed as, where that has a name."""
-    if isinstance(start, Uniform) and start.high > start.low:
-        return stats.uniform(start.low, start.high - start.low)
-    if isinstance(start, TruncatedNormal):
-        return stats.truncnorm(-start.cut, start.cut, start.mean, start.std)
-    return stats.norm(start.mean, start.std) if isinstance(start, Normal) and start.std else None
-
-
-def spread(path: str, ours: list[torch.Tensor], theirs: list[torch.Tensor], start: Any) -> None:
-    """Random values: those that are not random equal, the others distributed alike, and by the law that is named."""
-    if theirs[0].is_complex():
-        ours, theirs = ([torch.view_as_real(t.resolve_conj()) for t in ts] for ts in (ours, theirs))
-    fixed = torch.stack([theirs[0] == t for t in theirs[1:]]).all(0)
-    if theirs[0].dtype in (torch.float32, torch.float64):
-        assert torch.equal(ours[0][fixed], theirs[0][fixed]), f"{path}: where nothing is random"
-    mine, eager = (torch.cat([t[~fixed].reshape(-1) for t in ts]) for ts in (ours, theirs))
-    assert torch.isfinite(mine.double()).all(), f"{path}: not finite"
-    assert apart(mine, eager) < 1, f"{path}: other distributions: {mine[:4]}, {eager[:4]}"
-    law = law_of(start) if mine.dtype in (torch.float32, torch.float64) and not fixed.any() else None
-    for who, values in (("PyTorch", eager), ("seedbed", mine)) if law is not None else ():
-        low, high = law.support()
-        slack = 1e-5 * (abs(low) + abs(high)) if math.isfinite(low) else 0
-        assert low - slack <= values.min() <= values.max() <= high + slack, f"{path}: {who}'s support is not {start}"
-        assert apart(values, law.cdf) < 1, f"{path}: {who}'s is not {start}"
-
-
-def groups(tensors: dict[str, torch.Tensor]) -> set[tuple[str, ...]]:
-    """Paths whose values are equal, those of one element left out."""
-    found: dict[Any, list[str]] = {}
-    for path, tensor in tensors.items():
-        if tensor.numel() > 1:
-            found.setdefault((tuple(tensor.shape), bits(tensor).numpy().tobytes()), []).append(path)
-    return {tuple(paths) for paths in found.values() if len(paths) > 1}
-
-
-def parts(make: Callable[[], nn.Module], whole: nn.Module) -> None:
-    """Submodules started one by one hold the same bits as the whole."""
-    model = deferred(make)
-    for child in model.children():
-        if any(True for _ in child.parameters()) or any(True for _ in child.buffers()):
-            sb.initialize(child)
-    sb.initialize(model)
-    ours, theirs = named(model), named(whole)
-    for path, tensor in ours.items():
-        assert same(tensor, theirs[path]), f"{path}: started as a part, it differs"
-
-
-def compare(make: Callable[[], nn.Module], *, again: bool) -> None:
-    """All that must agree; `again` is for a model like another that did, which need not be started so often."""
-    torch.manual_seed(1)
-    eager = [make() for _ in range(2 if again else 3)]
-    started = deferred(make)
-    other = started if again else deferred(make)
-    before = {path: (id(t), facts(t), t.is_meta) for path, t in named(started).items()}
-    plan = sb.plan(started)
-    sb.initialize(started)
-    if not again:
-        sb.initialize(other, seed=7)
-    ours, others, theirs = named(started), named(other), [named(m) for m in eager]
-    assert list(ours) == list(theirs[0]), f"paths {sorted(set(ours) ^ set(theirs[0]))[:3]}"
-    assert aliases(started) == aliases(eager[0]), "ties and memory"
-    entries = {p: e for e in plan for p in e.spec.paths}
-    assert sorted(entries) == sorted(ours), "one origin for each"
-    for path, mine in ours.items():
-        assert before[path][:2] == (id(mine), facts(mine)), f"{path} is not the tensor it was"
-        assert facts(mine) == facts(theirs[0][path]), f"{path}: {facts(mine)}, not {facts(theirs[0][path])}"
-        assert not mine.is_meta, f"{path}: has no memory"
-        tensors = [t[path].detach() for t in theirs]
-        if all(same(tensors[0], t) for t in tensors[1:]):
-            assert same(mine, tensors[0]), f"{path}: {mine.flatten()[:6]} is not {tensors[0].flatten()[:6]}"
-            assert same(others[path], tensors[0]), f"{path}: differs by the seed"
-        else:
-            spread(path, [mine.detach(), others[path].detach()], tensors, entries[path].start)
-            assert again or mine.numel() < 4 or not same(mine, others[path]), f"{path}: another seed, the same numbers"
-    equal = set.intersection(*map(groups, theirs))
-    assert groups(ours) & groups(others) == equal, f"equal values: {(groups(ours) ^ equal)}"[:300]
-    findings = sb.check(started, plan)
-    assert findings.ok, f"check: {findings.different[:2]}"
-    held = [loose(m) for m in (started, *eager)]
-    assert set(held[0]) == set(held[1]), f"attributes {sorted(set(held[0]) ^ set(held[1]))[:3]}"
-    for path, tensor in held[1].items():
-        assert facts(held[0][path]) == facts(tensor), f"attribute {path}: {facts(held[0][path])}, not {facts(tensor)}"
-        if all(same(tensor, h[path]) for h in held[2:]):
-            assert same(held[0][path], tensor), f"attribute {path}: other values"
-    if not again:
-        parts(make, started)
-
-
 def tried(name: str, make: Callable[[], nn.Module], *, again: bool = False) -> Row:
     """One comparison's verdict."""
     begin = time.perf_counter()
@@ -345,23 +220,14 @@ def rows(config: Any, models: list[Any], *, again: bool) -> Iterator[Row]:
             yield {"config": config.__name__, "model": model.__name__, "verdict": "late", "why": "not reached"}
 
 
-def main() -> None:
-    """Try what was not tried."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", type=Path, default=Path("every.jsonl"))
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("names", nargs="*")
-    asked_for = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    kept = [json.loads(line) for line in asked_for.keep.read_text().splitlines()] if asked_for.keep.exists() else []
+def sweep(keep: Path, pattern: re.Pattern[str]) -> None:
+    """Try what was not tried, one model of each configuration first."""
+    kept = [json.loads(line) for line in keep.read_text().splitlines()] if keep.exists() else []
     done = {(r["config"], r["model"]) for r in kept}
-    pattern = re.compile("|".join(asked_for.names) or ".")
     found = sorted(classes().items(), key=lambda item: item[0].__name__)
     print(f"{len(found)} configurations, {sum(len(m) for _, m in found)} models", flush=True)
-    with asked_for.keep.open("a") as out:
-        for again in (False, True):  # one model of each configuration first
+    with keep.open("a") as out:
+        for again in (False, True):
             for config, models in found:
                 left = order(config, models)
                 left = left[1:] if again else left[:1]
@@ -372,8 +238,86 @@ def main() -> None:
                     out.flush()
                     if row["verdict"] != "agree":
                         print(config.__name__, row["model"], row["verdict"], str(row["why"])[:300], flush=True)
+
+
+def reason(row: Row) -> str:
+    """Why PyTorch's model was not built, in a few words."""
+    why = row["why"].split("Error: ")[-1]
+    if "requires the" in why or "backend" in why or "No module named" in why:
+        found = re.search(r"requires the (\S+)|No module named '(\S+)'", why)
+        return f"the library {next(filter(None, found.groups())) if found else ''} is not installed"
+    if "too large" in why:
+        return f"more than {MOST // 1_000_000} million values, however small its configuration"
+    return "no configuration was found with which PyTorch builds it"
+
+
+def section(kept: list[Row]) -> str:
+    """What the page says."""
+    plain = [r for r in kept if "auto" not in r]
+    models: dict[str, Row] = {}
+    for row in plain:  # a class that several configurations are asked for is the best of them
+        if row["model"] != "?" and (row["model"] not in models or row["verdict"] == "agree"):
+            models[row["model"]] = row
+    by = collections.Counter(r["verdict"] for r in models.values())
+    autos = collections.Counter(r["verdict"] for r in kept if "auto" in r)
+    kinds: dict[str, list[Row]] = {}
+    for name, row in models.items():
+        head = re.search(r"For[A-Z]\w+$|LMHeadModel$|Model$", name)
+        kinds.setdefault(head[0] if head else "others", []).append(row)
+    few = [k for k, rows in kinds.items() if len(rows) < 15]
+    for kind in few:
+        kinds.setdefault("others", []).extend(kinds.pop(kind) if kind != "others" else [])
+    counts = (
+        f"{len(models)} model classes of {len({r['config'] for r in plain})} configurations: "
+        f"{by['agree']} agree, {by['wrong']} differ, {by['refused'] + by['raised']} are refused, "
+        f"{len(models) - by['agree'] - by['wrong'] - by['refused'] - by['raised']} were not compared. "
+        f"By `from_config` of an `AutoModel` class in bfloat16: {autos['agree']} of "
+        f"{autos['agree'] + autos['wrong'] + autos['refused'] + autos['raised']} agree."
+    )
+    lines = [
+        counts,
+        "",
+        "| class | tried | agree | differ | refused | not compared |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, rows in sorted(kinds.items(), key=lambda item: (item[0] == "others", -len(item[1]))):
+        of = collections.Counter(r["verdict"] for r in rows)
+        refused = of["refused"] + of["raised"]
+        rest = len(rows) - of["agree"] - of["wrong"] - refused
+        lines.append(
+            f"| {'' if kind == 'others' else '...'}{kind} | {len(rows)} | {of['agree']} | {of['wrong']} | {refused} | {rest} |"
+        )
+    for verdict, title in (("wrong", "differs"), ("refused", "refused"), ("raised", "refused")):
+        for row in [r for r in models.values() if r["verdict"] == verdict]:
+            lines += ["", f"{row['model']} {title}: {' '.join(row['why'].split())[:300]}"]
+    reasons: dict[str, list[str]] = {}
+    for row in models.values():
+        if row["verdict"] in ("unbuilt", "late", "died"):
+            said = reason(row) if row["verdict"] == "unbuilt" else f"no answer in {LIMIT} s"
+            reasons.setdefault(said, []).append(row["model"])
+    lines += ["", "| not compared, because | classes | |", "|---|---|---|"]
+    for said, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        lines.append(f"| {said} | {len(names)} | {', '.join(sorted(names))} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Try what was not tried."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", type=Path, default=Path("every.jsonl"))
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("names", nargs="*")
+    asked_for = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    if not asked_for.write:
+        sweep(asked_for.keep, re.compile("|".join(asked_for.names) or "."))
     kept = [json.loads(line) for line in asked_for.keep.read_text().splitlines()]
     print(collections.Counter(r["verdict"] for r in kept))
+    if asked_for.write:
+        before, following, others = PAGE.read_text().partition(NEXT)
+        PAGE.write_text(before.partition(SECTION)[0] + SECTION + HEAD + section(kept) + following + others)
 
 
 if __name__ == "__main__":
