@@ -146,6 +146,13 @@ CASES = {
     "flax_sharding_of_more_axes": lambda: sb.initialize(dense(), (1, 4), sharding={"bias": on_many("data", "model")}),
     "flax_sharding_abstract": lambda: sb.initialize(dense(), (1, 4), sharding={"kernel": on_many("data")}),
     "flax_sharding_not_one": lambda: sb.initialize(dense(), (1, 3), sharding={"kernel": "data"}),
+    "flax_sharding_of_no_parameter": lambda: sb.initialize(dense(), (1, 4), sharding={"params": {"kernal": on_many()}}),
+    "flax_sharding_of_no_parameters": lambda: sb.initialize(
+        dense(), (1, 4), sharding={"kernal": on_many(), "*.bias": on_many(), "bias": on_many()}
+    ),
+    "flax_sharding_of_a_layer": lambda: sb.initialize(
+        nn.Sequential([dense(), dense()]), (1, 4), sharding={"layers_1": on_many()}
+    ),
     "flax_device_unknown": lambda: sb.initialize(dense(), (1, 3), device="abacus"),
     "flax_lazy_of_linen": lambda: sb.lazy(nn.Dense, sb.dim(-1), 3),
     "flax_dim_not_there": lambda: sb.plan(

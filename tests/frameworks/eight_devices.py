@@ -334,6 +334,38 @@ def test_shardings_come_from_flax_as_well():
     assert made["params"]["bias"].sharding.is_fully_replicated
 
 
+class Noisy(nnx.Module):
+    """Its own tree has random states also, which are no parameters."""
+
+    def __init__(self):
+        kernel = nnx.with_partitioning(nnx.initializers.lecun_normal(), ("dp", "tp"))
+        self.layers = nnx.List([nnx.Linear(24, 16, kernel_init=kernel, rngs=nnx.Rngs(0))])
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("pure", [False, True])
+def test_shardings_come_from_nnx_as_well(pure):
+    mesh = MESHES["two axes"]
+    with jax.set_mesh(mesh):
+        net = nnx.eval_shape(Noisy)
+    tree = nnx.get_named_sharding(nnx.state(net), mesh)
+    made = sb.initialize(net, sharding=nnx.to_pure_dict(tree) if pure else tree)
+    assert made.layers[0].kernel[...].sharding.spec == P("dp", "tp")
+    assert made.layers[0].bias[...].sharding.is_fully_replicated
+
+
+def test_every_path_of_a_tree_is_one_of_the_model():
+    net, whole = (
+        nn.Sequential([nn.Dense(16), nn.BatchNorm(use_running_average=True)]),
+        NamedSharding(MESHES["two axes"], P()),
+    )
+    tree = jax.tree.map(lambda _: whole, jax.eval_shape(net.init, jax.random.key(0), jnp.ones((2, 24))))
+    sb.initialize(net, (2, 24), sharding=tree)
+    for lost in ({"params": {"layers_0": {"kernal": whole}}}, {"batch_stats": {"layers_1": {"men": whole}}}):
+        with pytest.raises(sb.errors.InputError, match="is not a parameter of the model"):
+            sb.initialize(net, (2, 24), sharding=lost)
+
+
 @pytest.mark.parametrize("abstract", [False, True])
 def test_a_model_that_is_laid_out_stays_so(abstract):
     """nnx holds arrays, or shapes, that may lie on several devices; a device that is asked for comes first."""

@@ -19,6 +19,7 @@ from seedbed.frameworks.flax.held import Held, held, ranks_of
 from seedbed.frameworks.flax.laws import Matrix, Program
 from seedbed.frameworks.flax.linen import trace as trace_linen
 from seedbed.frameworks.flax.place import Filling, device_of
+from seedbed.frameworks.flax.shardings import by_path
 from seedbed.frameworks.flax.slots import slot
 from seedbed.initializers import Initializer, Native, Orthogonal
 from seedbed.materialize import Which
@@ -110,7 +111,7 @@ def placing(plan: Plan, model: Any, device: Any, sharding: Any, which: Which) ->
     """Where the plan's values go: new variables for linen, the model's own for nnx."""
     fit(plan, model)
     traced = isinstance(jnp.zeros(()), jax.core.Tracer)
-    filling = Filling(device_of(device), sharding)
+    filling = Filling(device_of(device), by_path(sharding, plan, model))
     if not isinstance(model, flax_linen.Module):
         with nnx.placing(plan, model, filling, which, traced=traced) as room:
             yield room

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from numpy.typing import NDArray
 
 from seedbed.errors import InputError, nearest
 from seedbed.fill import fill, storage_dtype
 from seedbed.frameworks.flax import numbers
+from seedbed.frameworks.flax.shardings import sharding_of
 from seedbed.materialize import Job, advise
 from seedbed.plan import Entry
 from seedbed.region import Region
@@ -76,6 +76,8 @@ class Filling:
     """A plan's values, being made.
 
     Attributes:
+        device: Where what has no sharding goes.
+        sharding: One for all, by path as `shardings.by_path` has them, or a function.
         jobs: What the driver fills.
         arrays: What gives each path's array once they are filled.
     """
@@ -210,83 +212,6 @@ def region_of(cut: Iterable[slice], shape: tuple[int, ...]) -> Region:
     """The box of a shard."""
     ends = [s.indices(n) for s, n in zip(cut, shape, strict=True)]
     return Region(tuple(a for a, _, _ in ends), tuple(b for _, b, _ in ends))
-
-
-def sharding_of(asked: Any, spec: Any) -> Any:
-    """The sharding of one parameter; `None` where it has none.
-
-    Raises:
-        InputError: It is no sharding, it is of another number of axes, it does not cut the parameter evenly, or
-            no device is behind it.
-    """
-    found = asked
-    if isinstance(asked, Mapping):
-        found = _in_tree(asked, spec)
-    elif callable(asked) and not isinstance(asked, jax.sharding.Sharding):
-        found = asked(spec.path, spec) if _takes_spec(asked) else asked(spec.path)
-    if found is None:
-        return None
-    if not isinstance(found, jax.sharding.Sharding):
-        raise InputError(
-            f"sharding: {spec.path}: a jax.sharding.Sharding is needed, got {type(found).__name__}.",
-            remedy="Give jax.sharding.NamedSharding(mesh, PartitionSpec(...)), a mapping of paths to them, or a function of the path.",
-            path=spec.path,
-        )
-    _judge(found, spec)
-    return found
-
-
-def _judge(found: Any, spec: Any) -> None:
-    """Raise unless a sharding cuts the parameter, before anything is compiled or allocated."""
-    mesh, names = getattr(found, "mesh", None), getattr(found, "spec", None)
-    facts = [f"sharding  {found if names is None else names}", f"mesh      {dict(getattr(mesh, 'shape', {})) or '?'}"]
-    if names is not None and len(names) > len(spec.sizes):
-        raise InputError(
-            f"sharding: {spec.path}: {spec.shown_shape} has fewer axes than the PartitionSpec names.",
-            facts=facts,
-            remedy="Give a function of (path, spec) or a mapping of paths, so that each parameter has its own.",
-            path=spec.path,
-        )
-    try:
-        found.shard_shape(spec.sizes)
-    except ValueError:
-        raise InputError(
-            f"sharding: {spec.path}: {spec.shown_shape} cannot be cut so; JAX's shards are all of one size.",
-            facts=facts,
-            remedy="Cut an axis that the number of devices divides, or leave this parameter whole: PartitionSpec().",
-            path=spec.path,
-        ) from None
-    if isinstance(mesh, AbstractMesh):
-        raise InputError(
-            f"sharding: {spec.path}: its mesh is abstract: no device could hold a shard.",
-            facts=facts,
-            remedy="Give a mesh of devices, such as jax.make_mesh gives.",
-            path=spec.path,
-        )
-
-
-def _takes_spec(function: Any) -> bool:
-    try:
-        return len(inspect.signature(function).parameters) > 1
-    except ValueError:
-        return False
-
-
-def _in_tree(asked: Mapping[Any, Any], spec: Any) -> Any:
-    for path in spec.paths:
-        if path in asked:
-            return asked[path]
-        for root in (asked, asked.get("params", {}) if spec.kind == "parameter" else asked):
-            found: Any = root
-            for part in path.split("."):
-                found = (
-                    found.get(part, found.get(int(part)) if part.isdigit() else None)
-                    if isinstance(found, Mapping)
-                    else None
-                )
-            if found is not None:
-                return found
-    return None
 
 
 def device_of(device: Any) -> Any:
