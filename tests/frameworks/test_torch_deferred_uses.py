@@ -108,6 +108,53 @@ def test_an_optimizer_built_in_between_trains_the_model():
     assert not torch.equal(model.weight, before)
 
 
+class Hooked(nn.Module):
+    """Its constructor hooks the gradient of a weight, which is tied."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+        self.layers[2].weight = self.weight = self.layers[0].weight
+        self.seen = []
+        if "removed" in how:
+            self.weight.register_hook(self.double).remove()
+        if "hook" in how:
+            self.handle = self.weight.register_hook(self.double)
+        if "accumulated" in how:
+            self.weight.register_post_accumulate_grad_hook(lambda p: self.seen.append(p is self.weight))
+        if "frozen" in how:
+            self.weight.requires_grad_(requires_grad=False)
+
+    def double(self, gradient):
+        self.seen.append("hook")
+        return gradient * 2
+
+    def backward(self):
+        with torch.no_grad():
+            for p in self.parameters():
+                p.fill_(0.5)
+        self.weight.requires_grad_().grad = None
+        self.layers(torch.ones(1, 3)).sum().backward()
+        return self.weight.grad.tolist(), self.seen
+
+
+@pytest.mark.parametrize("how", ["hook", "accumulated", "hook accumulated", "hook frozen", "removed"])
+def test_hooks_on_parameters_see_each_gradient_once(how):
+    eager, model = Hooked(how), deferred(lambda: Hooked(how))
+    weight = model.weight
+    assert sb.initialize(model).weight is weight
+    assert model.backward() == eager.backward()
+    for each in (eager, model) if how == "removed" else ():
+        each.handle = each.weight.register_hook(each.double)
+    assert model.backward() == eager.backward()
+    assert len(model.seen) == {"hook accumulated": 4, "removed": 1}.get(how, 2)
+    for each in (eager, model) if how != "accumulated" else ():
+        each.handle.remove()
+    model.seen.clear()
+    model.backward()
+    assert "hook" not in model.seen
+
+
 # The start.
 
 

@@ -28,6 +28,9 @@ from seedbed.plan import Entry, Plan, key, require_fit
 from seedbed.region import Region
 from seedbed.shard import Shard
 
+HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+"""What `register_hook` and `register_post_accumulate_grad_hook` of a tensor keep."""
+
 
 class Memory:
     """The memory of one tensor, or of what this process owns of it: its own where NumPy can reach it, copied to otherwise."""
@@ -251,12 +254,16 @@ def draw(seed: int, stream: str, number: int, shape: tuple[int, ...]) -> Draw:
 
 
 def become(tensor: torch.Tensor, real: torch.Tensor) -> None:
-    """Give a tensor memory; it stays the same object, with its class and attributes."""
+    """Give a tensor memory; it stays the same object, with its class, attributes and hooks."""
     if type(tensor) is not torch.Tensor and not is_sharded(tensor):
         made = torch.Tensor._make_subclass(type(tensor), real, tensor.requires_grad)
         made.__dict__.update(tensor.__dict__)
         real = made
+    hooks = {name: getattr(tensor, name) for name in HOOKS}
     torch.utils.swap_tensors(tensor, real)
+    for name, registered in hooks.items():  # they are known to the memory that was swapped away
+        if registered is not None:
+            setattr(tensor, name, registered)
 
 
 class Held(NamedTuple):
