@@ -100,7 +100,7 @@ def built(source):
 def modelled(body):
     """A deferred model whose constructor has these lines."""
     lines = ["class Net(nn.Module):", "    def __init__(self):", "        super().__init__()"]
-    scope = {"torch": torch, "nn": nn}
+    scope = {"torch": torch, "nn": nn, "sb": sb}
     exec(compile("\n".join([*lines, *(f"        {line}" for line in body.split("\n"))]), "model.py", "exec"), scope)
     with sb.deferred():
         return scope["Net"]()
@@ -684,6 +684,7 @@ CASES = {
     "plan_with_a_checkpoint": plan_with_a_checkpoint,
     "device_not_here": lambda: started("self.fc = nn.Linear(2, 2, device='cuda:63')"),
     "deferred_without_framework": deferred_without_framework,
+    "deferred_not_left": lambda: started("sb.initialize(nn.Linear(2, 2), recipe='he')"),
     "shard_of_a_mesh_without_values": sharded_inside,
     "shard_of_a_sum": lambda: sharded(Partial()),
     "shard_of_another_process": lambda: sharded(Cut(0), within=[1, 2, 3]),

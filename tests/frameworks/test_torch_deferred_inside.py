@@ -20,7 +20,7 @@ import seedbed as sb
 from seedbed.errors import CaptureError, InputError
 from seedbed.frameworks.torch import diverted
 from seedbed.frameworks.torch.record import Cell
-from seedbed.initializers import Keep, Ones
+from seedbed.initializers import Keep, Normal, Ones
 
 
 @net
@@ -82,6 +82,54 @@ def test_a_constructor_that_fails_leaves_nothing_behind():
     assert not hooks._global_module_registration_hooks
     assert vars(nn.Linear(2, 2)).keys() == vars(small().body[0]).keys()
     assert not torch.empty(2).is_meta
+
+
+VERBS = {
+    "apply_init": lambda model, _: sb.apply_init(model, (1, 3)),
+    "check": sb.check,
+    "check ": lambda model, plan: sb.check(model.state_dict(), plan),
+    "fingerprint": lambda model, plan: sb.fingerprint(plan, model),
+    "initialize": lambda model, _: sb.initialize(model, recipe="he"),
+    "initialize ": lambda model, _: model.lazy(torch.ones(1, 3)),
+    "materialize": lambda model, plan: plan.materialize(model),
+    "plan": lambda model, _: sb.plan(model, (1, 3)),
+    "trace": lambda model, _: sb.trace(model),
+    "write": lambda model, plan: sb.write(plan, "elsewhere", model=model),
+}
+
+
+@pytest.mark.parametrize("which", ["inside", "before", "started"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_verbs_wait_until_the_construction_has_ended(verb, which):
+    def built():
+        model = nn.Sequential(nn.Linear(3, 3))
+        model.lazy = lazy
+        return model
+
+    lazy = sb.initialize(nn.LazyLinear(3))
+    plan = sb.plan(built(), (1, 3))
+    earlier = built() if which == "started" else deferred(built)
+    with sb.deferred():
+        model = built()
+        with pytest.raises(
+            CaptureError, match=rf"^{verb.strip()}: .*deferred\(\)[^\0]*\n    seedbed\.{verb.strip()}\("
+        ):
+            VERBS[verb](model if which == "inside" else earlier, plan)
+    assert not _get_current_dispatch_mode_stack()
+    assert not _get_current_function_mode_stack()
+    assert bool(sb.check(sb.initialize(model, (1, 3)), sb.plan(model, (1, 3))))
+
+
+def test_what_needs_no_model_is_done_inside_as_well(tmp_path):
+    plan = sb.plan(deferred(small))
+    expected = sb.fingerprint(plan)
+    with sb.deferred():
+        model = small()
+        assert sb.fingerprint(plan) == expected
+        sb.write(plan, tmp_path, threads=1)
+        assert sb.check(tmp_path, plan)
+        assert sb.plan(sb.Specs((sb.ParamSpec(path="w", shape=(2,)),)), recipe=Normal(std=1.0)).seed == 0
+    assert sb.fingerprint(plan, sb.initialize(model)) == expected
 
 
 def test_tensors_of_tensors_are_made_of_their_values():

@@ -13,7 +13,7 @@ from tests.frameworks.houses import keras as house
 
 import seedbed as sb
 from seedbed import initializers as i
-from seedbed.errors import InputError, ModelError, ShapeError
+from seedbed.errors import CaptureError, InputError, ModelError, ShapeError
 from seedbed.fill import fill
 from seedbed.frameworks import framework_of
 from seedbed.frameworks.keras import rollback, walk
@@ -55,6 +55,17 @@ class Called(keras.Model):
 
     def call(self, x, extra=None, twice=False, training=False):
         return self.one(x) + self.two(extra) * (2 if twice else 1)
+
+
+def test_a_start_inside_deferred_is_refused_where_the_backend_is_recorded():
+    net = mlp()
+    with sb.deferred():
+        if BACKEND != "torch":
+            sb.initialize(net, (1, 4))
+        else:
+            with pytest.raises(CaptureError, match=r"^initialize: cannot be done inside deferred"):
+                sb.initialize(net, (1, 4))
+    assert sb.check(sb.initialize(net, (1, 4)), sb.plan(net, (1, 4)))
 
 
 def functional():

@@ -118,6 +118,9 @@ class Framework(Protocol):
     def deferred(self) -> AbstractContextManager[None]:
         """A context in which models are built without memory, and what their constructors do is recorded."""
 
+    def recording(self) -> bool:
+        """Whether this thread is inside a `deferred()` that records, and models have no start yet."""
+
 
 def loaded() -> list[Framework]:
     """The frameworks that have been imported; one that has not cannot own a model."""

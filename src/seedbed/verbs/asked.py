@@ -8,7 +8,8 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Union
 
-from seedbed.errors import InputError, PlanError, quoted
+from seedbed.errors import CaptureError, InputError, PlanError, quoted
+from seedbed.frameworks import Framework, framework_of
 from seedbed.materialize import Progress
 from seedbed.plan import Plan
 
@@ -16,16 +17,44 @@ ProgressLike = Union[bool, Progress, None]
 LONG = 256_000_000
 """Bytes from which a bar is shown on a terminal unless told otherwise."""
 
+TAKES = {
+    "apply_init": "apply_init(model, inputs, ...)",
+    "check": "check(model_or_path, plan)",
+    "fingerprint": "fingerprint(plan, model)",
+    "materialize": "materialize(plan, model)",
+    "write": "write(plan, path)",
+}
+"""How verbs are called whose first argument is no model, or not only."""
+
 
 def require_plan(plan: object, verb: str) -> None:
     """Raise `PlanError` when something else stands where a plan belongs."""
     if not isinstance(plan, Plan):
-        takes = {
-            "fingerprint": "fingerprint(plan, model)",
-            "check": "check(model_or_path, plan)",
-            "write": "write(plan, path)",
-        }.get(verb, "materialize(plan, model)")
-        raise PlanError(f"{verb}: a Plan is needed, got {type(plan).__name__}.", remedy=f"Call it as seedbed.{takes}")
+        raise PlanError(
+            f"{verb}: a Plan is needed, got {type(plan).__name__}.", remedy=f"Call it as seedbed.{TAKES[verb]}"
+        )
+
+
+def owner_of(model: object, verb: str) -> Framework:
+    """The framework that owns a model whose construction has ended.
+
+    Raises:
+        ModelError: None does.
+        CaptureError: The model is still being recorded.
+    """
+    framework = framework_of(model)
+    require_built(framework, verb)
+    return framework
+
+
+def require_built(framework: Framework, verb: str) -> None:
+    """Raise `CaptureError` inside `deferred()`: how a model starts is known when its construction has ended."""
+    if framework.recording():
+        raise CaptureError(
+            f"{verb}: cannot be done inside deferred(), which records what is done instead of doing it.",
+            remedy="Leave the block first:\n"
+            f"    with seedbed.deferred():\n        model = ...\n    seedbed.{TAKES.get(verb, f'{verb}(model, ...)')}",
+        )
 
 
 def number_of_bytes(size: int | str) -> int:

@@ -22,7 +22,7 @@ def deferred() -> Iterator[None]:
 
     Raises:
         ModelError: No framework has been imported.
-        CaptureError: From inside: the model's code reads what was drawn at random.
+        CaptureError: From inside: the model's code reads what was drawn at random, or a verb is called on a model.
 
     Example:
         >>> import torch

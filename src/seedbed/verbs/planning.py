@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 from seedbed.errors import InputError
-from seedbed.frameworks import framework_of, loaded
+from seedbed.frameworks import loaded
 from seedbed.initializers import Initializer
 from seedbed.plan import Plan, Streams, holding
 from seedbed.recipe import InitializerLike, Recipe, WhereLike
 from seedbed.recipes import recipe_of
 from seedbed.spec import Parts, Specs
+from seedbed.verbs.asked import owner_of
 
 RecipeLike = Union[Recipe, str, "os.PathLike[str]", InitializerLike, Mapping[WhereLike, InitializerLike], None]
 
@@ -42,7 +43,7 @@ def trace(model: Any, *inputs: Any, **keywords: Any) -> Specs:
         >>> specs["0.weight"].shown_shape
         '(256, ?)'
     """
-    return framework_of(model).trace(model, inputs, keywords)
+    return owner_of(model, "trace").trace(model, inputs, keywords)
 
 
 def plan(
@@ -100,7 +101,7 @@ def plan(
         if inputs or keywords:
             raise InputError("plan: specs take no inputs; give them to `trace`.")
     else:
-        found = framework_of(model_or_specs)
+        found = owner_of(model_or_specs, "plan")
         specs = found.trace(model_or_specs, inputs, keywords)
     held = holding(specs, parts)
     made = recipe_of(recipe, held.logical)

@@ -11,11 +11,19 @@ from typing import Any
 from seedbed.check import Findings
 from seedbed.errors import InputError, PlanError
 from seedbed.errors import shown as shown_lines
-from seedbed.frameworks import Ranks, framework_of, loaded
+from seedbed.frameworks import Framework, Ranks, framework_of, loaded
 from seedbed.plan import Plan
 from seedbed.shard import Shard
 from seedbed.verbs.agreeing import one_by_one
-from seedbed.verbs.asked import ProgressLike, number_of_bytes, number_of_process, require_plan, shown
+from seedbed.verbs.asked import (
+    ProgressLike,
+    number_of_bytes,
+    number_of_process,
+    owner_of,
+    require_built,
+    require_plan,
+    shown,
+)
 
 
 def write(
@@ -70,8 +78,9 @@ def write(
     require_plan(plan, "write")
     held = None
     if model is not None:
-        framework_of(model).fit(plan, model)
-        held = dict(framework_of(model).values(model))
+        framework = owner_of(model, "write")
+        framework.fit(plan, model)
+        held = dict(framework.values(model))
         _require_whole(plan, held)
     return store.save(
         plan,
@@ -125,6 +134,7 @@ def check(params_or_path: Any, plan: Plan, *, progress: ProgressLike = None, col
         1
     """
     require_plan(plan, "check")
+    _require_built(params_or_path, "check")
     ranks = _ranks(params_or_path) if collective else None
     found = Findings(())
 
@@ -184,6 +194,7 @@ def fingerprint(plan: Plan, params_or_path: Any = None, *, progress: ProgressLik
 
     require_plan(plan, "fingerprint")
     plan.require_known()
+    _require_built(params_or_path, "fingerprint")
 
     def sums() -> str:
         held = _held(params_or_path)
@@ -204,20 +215,28 @@ def _held(params_or_path: Any) -> Mapping[str, Any] | None:
     return _values(params_or_path)
 
 
-def _ranks(held: Any) -> Ranks | None:
+def _owner(held: Any) -> Framework | None:
+    """The framework of a model or of a mapping of arrays, if it is one's."""
     if held is None or isinstance(held, (str, os.PathLike)):
         return None
     if not isinstance(held, Mapping):
-        return framework_of(held).ranks(held)
-    return next((f.ranks(held) for f in loaded() if held and f.owns_values(held)), None)
+        return framework_of(held)
+    return next((f for f in loaded() if held and f.owns_values(held)), None)
+
+
+def _require_built(held: Any, verb: str) -> None:
+    if (owner := _owner(held)) is not None:
+        require_built(owner, verb)
+
+
+def _ranks(held: Any) -> Ranks | None:
+    owner = _owner(held)
+    return owner.ranks(held) if owner else None
 
 
 def _values(held: Any) -> Mapping[str, Any]:
-    if not isinstance(held, Mapping):
-        return framework_of(held).values(held)
-    for framework in loaded():
-        if held and framework.owns_values(held):
-            return framework.values(held)
+    if (owner := _owner(held)) is not None:
+        return owner.values(held)
     from seedbed.store import Tensor
 
     strange = [p for p, v in held.items() if not (hasattr(v, "dtype") and hasattr(v, "shape"))]

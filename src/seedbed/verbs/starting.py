@@ -16,7 +16,7 @@ from seedbed.recipe import Recipe
 from seedbed.recipes import recipe_of
 from seedbed.spec import ParamSpec, Parts
 from seedbed.verbs.agreeing import agree
-from seedbed.verbs.asked import ProgressLike, require_plan, shown
+from seedbed.verbs.asked import ProgressLike, owner_of, require_plan, shown
 from seedbed.verbs.planning import RecipeLike, checkpoint_for
 
 
@@ -65,7 +65,7 @@ def materialize(
     """
     require_plan(plan, "materialize")
     plan.require_known()
-    agree(framework_of(model), plan, model, replace=replace, collective=collective)
+    agree(owner_of(model, "materialize"), plan, model, replace=replace, collective=collective)
     return _carry_out(plan, model, "all", device, sharding, threads, progress)
 
 
@@ -139,7 +139,7 @@ def initialize(
         >>> net(torch.ones(1, 2))
         tensor([[3., 3., 3.]], grad_fn=<AddmmBackward0>)
     """
-    framework = framework_of(model)
+    framework = owner_of(model, "initialize")
     specs = framework.trace(model, inputs, keywords)
     held = holding(specs, parts)
     made = recipe_of(recipe, held.logical)
@@ -171,7 +171,7 @@ def start(
 
     For one layer of a model, `whole` says by which paths the model knows its parameters.
     """
-    framework = framework_of(model)
+    framework = owner_of(model, "initialize")
     specs = framework.trace(model, inputs, keywords)
     known = {s.path: whole[s.path] if whole else s for s in specs}
     named = [
@@ -215,7 +215,7 @@ def apply_init(model: Any, inputs: Any, init: Any = None, *, seed: int = 0) -> A
         A. Zhang, Z. Lipton, M. Li and A. Smola, "Dive into Deep Learning", 2023, section 6.4 (Lazy
         Initialization), `apply_init`.
     """
-    framework = framework_of(model)
+    framework = owner_of(model, "apply_init")
     given = inputs if isinstance(inputs, list) else [inputs]
     plain_function = callable(init) and not isinstance(init, (Initializer, Recipe)) and not framework.is_native(init)
     if plain_function and framework.ranks(model) is not None:

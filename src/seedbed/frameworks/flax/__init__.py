@@ -28,8 +28,8 @@ from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Specs
 
 __all__ = [
-    "apply", "deferred", "fit", "is_native", "keep", "lazy", "owns", "owns_class", "owns_values", "placing", "slot", "trace",
-    "translate", "values",
+    "apply", "deferred", "fit", "is_native", "keep", "lazy", "owns", "owns_class", "owns_values", "placing", "recording",
+    "slot", "trace", "translate", "values",
 ]  # fmt: skip
 
 name = "flax"
@@ -209,6 +209,11 @@ def is_native(function: Any) -> bool:
 def deferred() -> AbstractContextManager[None]:
     """Building a linen module costs nothing already."""
     return nullcontext()
+
+
+def recording() -> bool:
+    """Never: there is nothing to record."""
+    return False
 
 
 def lazy(cls: type, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:

@@ -170,3 +170,8 @@ def lazy(cls: type, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> An
 def deferred() -> AbstractContextManager[None]:
     """Nothing to do: Gluon's constructors make no memory."""
     return nullcontext()
+
+
+def recording() -> bool:
+    """Never: there is nothing to record."""
+    return False

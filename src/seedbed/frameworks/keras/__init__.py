@@ -20,8 +20,8 @@ from seedbed.recipe import Recipe
 from seedbed.spec import ParamSpec, Settled, Specs
 
 __all__ = [
-    "apply", "deferred", "fit", "is_native", "keep", "lazy", "name", "owns", "owns_class", "owns_values", "placing", "slot", "trace",
-    "translate", "values",
+    "apply", "deferred", "fit", "is_native", "keep", "lazy", "name", "owns", "owns_class", "owns_values", "placing", "recording", "slot",
+    "trace", "translate", "values",
 ]  # fmt: skip
 
 name = "keras"
@@ -133,3 +133,12 @@ def lazy(cls: type, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> An
 def deferred() -> AbstractContextManager[None]:
     """Keras's models have no memory until they are built, so there is nothing to defer."""
     return nullcontext()
+
+
+def recording() -> bool:
+    """Whether what PyTorch is told, where it is the backend, is recorded."""
+    if keras.backend.backend() != "torch":
+        return False
+    from seedbed.frameworks import torch
+
+    return torch.recording()

@@ -261,3 +261,8 @@ def lazy(cls: type[nn.Module], arguments: Sequence[Any], keywords: Mapping[str, 
 def deferred() -> AbstractContextManager[None]:
     """A context in which models are built without memory, and what their constructors do is recorded."""
     return capture.deferred()
+
+
+def recording() -> bool:
+    """Whether this thread is inside `deferred()`."""
+    return capture.active() is not None
