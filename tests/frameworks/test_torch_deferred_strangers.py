@@ -285,6 +285,9 @@ def two(self):
     self.register_buffer("table", torch.arange(4.0))
 
 
+two.forward = lambda self, x: self.linear(x)
+
+
 def write_weight(model):
     init.ones_(model.linear.weight)
 
@@ -305,14 +308,15 @@ def replace_table(model):
         (replace_table, "table", "replaced after deferred"),
     ],
 )
-def test_what_is_done_after_the_construction_is_not_overlooked(change, path, told):
+@pytest.mark.parametrize("inputs", [(), ((1, 3),)])
+def test_what_is_done_after_the_construction_is_not_overlooked(change, path, told, inputs):
     model = deferred(two)
     change(model)
     with pytest.raises(PlanError, match=f"^{path}: ") as caught:
-        sb.initialize(model)
+        sb.initialize(model, *inputs)
     assert told in str(caught.value)
     where = sb.Where(path=path, role="buffer" if path == "table" else "weight")
-    sb.initialize(model, recipe=sb.Recipe((sb.Rule(where, Ones()), sb.Rule("*", Keep()))))
+    sb.initialize(model, *inputs, recipe=sb.Recipe((sb.Rule(where, Ones()), sb.Rule("*", Keep()))))
     assert (named(model)[path] == 1).all()
 
 

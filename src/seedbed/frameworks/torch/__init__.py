@@ -46,7 +46,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]) 
     _within_reach(model)
     reshard(fully_sharded(model))  # what a forward pass left whole is of the dtype of the pass
     settled = settle.settle(model, inputs, keywords) if inputs or keywords else None
-    noted = notes.told(settled.twin if settled else model)
+    noted = notes.told_of_both(model, settled.twin) if settled else notes.told(model)
     if settled:
         copied, told = settled.twin, settled.told
     elif all(path in noted for path, _ in named_tensors(model)):  # nothing is left to find out

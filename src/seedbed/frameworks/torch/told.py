@@ -21,7 +21,7 @@ from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, since
 from seedbed.frameworks.torch.record import Event, Record, events_of, flipped
 from seedbed.frameworks.torch.replay import carry_out, of_numpy, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
-from seedbed.frameworks.torch.wrappers import named_modules
+from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
 from seedbed.initializers import Initializer, Keep, Recorded
 
 
@@ -132,6 +132,12 @@ def told(model: nn.Module) -> dict[str, Told]:
                 here = earlier._replace(copied=earlier.stream)
             found[path] = here
     return {path: t._replace(stream=t.stream if t.stream != path else "") for path, t in found.items()}
+
+
+def told_of_both(model: nn.Module, twin: nn.Module) -> dict[str, Told]:
+    """What notes tell of a model whose open sizes were settled on a twin; what was done to it since, its own tensors tell."""
+    settled, own = dict(named_tensors(twin)), dict(named_tensors(model))
+    return told(twin) | {p: t for p, t in told(model).items() if p in settled and settled[p].shape == own[p].shape}
 
 
 def _base(model: nn.Module) -> str:
