@@ -14,7 +14,8 @@ from torch.nn import init
 import seedbed as sb
 from seedbed.errors import CaptureError, ModelError, PlanError
 from seedbed.fill import fill
-from seedbed.initializers import Keep, Ones
+from seedbed.frameworks.torch import noted
+from seedbed.initializers import Keep, Normal, Ones
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor", "ignore:Sparse invariant")
 CASES = {}
@@ -318,6 +319,73 @@ def test_what_is_done_after_the_construction_is_not_overlooked(change, path, tol
     where = sb.Where(path=path, role="buffer" if path == "table" else "weight")
     sb.initialize(model, *inputs, recipe=sb.Recipe((sb.Rule(where, Ones()), sb.Rule("*", Keep()))))
     assert (named(model)[path] == 1).all()
+
+
+@net
+def headed(self):
+    self.head = nn.Linear(3, 3)
+    nn.init.normal_(self.head.weight, std=3.0)
+    self.register_buffer("table", torch.randn(4))
+
+
+headed.forward = lambda self, x: self.head(x)
+
+
+def in_another_layer(model):
+    made = nn.Linear(3, 3, device="meta")
+    made.weight, made.bias = model.head.weight, model.head.bias
+    model.head = made
+
+
+def in_a_wrapper(model):
+    class Wrapper(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.weight, self.bias = layer.weight, layer.bias
+            self.forward = layer.forward
+
+    model.head = Wrapper(model.head)
+
+
+def under_another_name(model):
+    model.kernel = model.head.weight
+    del model.head.weight
+    model.register_buffer("moved", model.table)
+    del model.table
+
+
+@pytest.mark.parametrize("inputs", [(), ((1, 3),)])
+@pytest.mark.parametrize("change", [in_another_layer, in_a_wrapper])
+def test_what_was_built_may_be_put_into_another_layer(change, inputs):
+    """As libraries do that put layers of their own in the place of PyTorch's."""
+    model, whole = deferred(headed), sb.initialize(deferred(headed))
+    change(model)
+    sb.initialize(model, *inputs)
+    assert same(model.head.weight, whole.head.weight)
+    assert same(model.head.bias, whole.head.bias)
+
+
+def test_what_was_built_may_be_put_under_another_name():
+    model = deferred(headed)
+    under_another_name(model)
+    plan = sb.plan(model)
+    assert {e.spec.path: (str(e.start), e.stream) for e in plan if "bias" not in e.spec.path} == {
+        "kernel": ("Normal(std=3)", "kernel"),
+        "moved": ("Normal(std=1)", "moved"),
+    }
+    assert sb.check(sb.materialize(plan, model), plan)
+
+
+def test_nothing_is_followed_once_all_is_started():
+    models = [deferred(headed) for _ in range(2)]
+    others = {id(note) for note in noted._waiting} - {id(m.__dict__[noted.NOTE]) for r in models for m in r.modules()}
+    assert noted._handles
+    for model in models:
+        sb.initialize(model)
+    assert {id(note) for note in noted._waiting} <= others
+    assert bool(noted._handles) == bool(noted._waiting)
+    model.head.weight = nn.Parameter(torch.zeros(3, 3))
+    assert sb.plan(model)["head.weight"].start == Normal(std=3.0)
 
 
 def test_copies_dtypes_and_second_starts_are_not_taken_for_changes():

@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from torch.utils.hooks import RemovableHandle
 
 from seedbed.errors import CaptureError, ModelError
-from seedbed.frameworks.torch import origins
+from seedbed.frameworks.torch.noted import NOTE
 from seedbed.frameworks.torch.twin import META, OPEN, undisturbed
 from seedbed.frameworks.torch.unsettled import (
     Open,
@@ -166,7 +166,7 @@ def _uninitialized(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def _open(module: nn.Module, others: Sequence[nn.Module], new: Mapping[int, Any]) -> None:
     """Put open parameters in, and take out what the tried sizes made."""
     own = vars(module)
-    own.pop(origins.NOTE, None)
+    own.pop(NOTE, None)
     own.pop(OPEN, None)
     for name, value in list(own.items()):
         if isinstance(value, dict) and "_hooks" in name:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from seedbed.frameworks.torch.chains import Steps, steps_of
 from seedbed.frameworks.torch.laws import Law, Token, disjoint, seen_through
+from seedbed.frameworks.torch.noted import NOTE, Mark, Note, wait
 from seedbed.frameworks.torch.record import Event, Geometry, Record, events_of, flips_of
 from seedbed.frameworks.torch.replay import described
 from seedbed.frameworks.torch.shards import is_sharded
@@ -27,7 +27,6 @@ from seedbed.initializers import Chain, Initializer, Keep, Recorded
 if TYPE_CHECKING:
     from seedbed.frameworks.torch.capture import Recording
 
-NOTE = "_seedbed_note"
 PLAIN = {*vars(nn.Module()), NOTE}
 Draws = Callable[[str, int, "tuple[int, ...]"], Any]
 """Gives the numbers of one draw: of a path, its number, and a shape."""
@@ -68,67 +67,6 @@ class Origin(NamedTuple):
         return self
 
 
-@dataclass
-class Note:
-    """What a layer remembers of its construction.
-
-    Attributes:
-        prefix: The layer's first path in the model that was built.
-        paths: All its paths there.
-        origins: By the names of its parameters and buffers.
-        loose: Of the tensors in its other attributes, in the order in which `tensors_in` finds them.
-        fresh: Whether its tensors are those that were built, neither copied nor started.
-        built: Those tensors by name, without memory.
-        laid: Names of the tensors that were laid out over devices while it was built.
-    """
-
-    prefix: str = ""
-    paths: tuple[str, ...] = ()
-    origins: dict[str, Origin] = field(default_factory=dict)
-    loose: dict[str, tuple[Origin | None, ...]] = field(default_factory=dict)
-    fresh: bool = False
-    built: dict[str, torch.Tensor] = field(default_factory=dict)
-    laid: tuple[str, ...] = ()
-
-    def __reduce__(self) -> Any:
-        return Note, ()  # a file holds values, not how they came to be
-
-    def __deepcopy__(self, memo: Any) -> Note:
-        return Note(self.prefix, self.paths, dict(self.origins), dict(self.loose))
-
-
-def note_of(module: nn.Module) -> Note | None:
-    """A layer's note."""
-    return module.__dict__.get(NOTE)
-
-
-WRITTEN = "written to after deferred(), where nothing is recorded; do it inside, or after the start"
-
-
-def settled_now(model: nn.Module) -> None:
-    """Forget that a model's tensors are those that were built: they have been started."""
-    for module in model.modules():
-        if (noted := note_of(module)) is not None:
-            noted.fresh = False
-            noted.built.clear()
-
-
-def since(noted: Note, leaf: str, tensor: torch.Tensor) -> str:
-    """What was done to a tensor after the `deferred()` it was built in, where nothing is recorded."""
-    record = noted.origins[leaf].record
-    if not noted.fresh or record.cell is None or not tensor.is_meta or tensor.is_inference():
-        return ""
-    if is_sharded(tensor):  # laying out writes to none, and puts its own in the place of the one that was built
-        own = noted.built.get(leaf)
-        written = tensor._version or (own is not None and own._version != own.__dict__.get(NOTE, (0, 0))[1])
-        return WRITTEN if written else ""
-    built, version = tensor.__dict__.get(NOTE, (0, 0))
-    if built == id(tensor):
-        return WRITTEN if tensor._version != version else ""
-    moved = tensor.dtype != record.dtype or tensor.stride() != record.geometry.stride  # as `.to()` does with buffers
-    return "" if moved else "replaced after deferred(), where nothing is recorded; do it inside, or after the start"
-
-
 def note(recording: Recording) -> None:
     """Give every layer that was built its note."""
     modules, children, todo = dict[int, nn.Module](), set[int](), [*reversed(recording.modules.values())]
@@ -143,6 +81,7 @@ def note(recording: Recording) -> None:
         module.__dict__.setdefault(NOTE, Note())
     for root in [m for i, m in modules.items() if i not in children]:
         Settling(recording, root).settle()
+    wait(module.__dict__[NOTE] for module in modules.values())
 
 
 def tensors_in(module: nn.Module, attribute: str) -> list[torch.Tensor]:
@@ -229,15 +168,19 @@ class Settling:
                 self.first[i] = self._by_program(path, record)
         for _, module in self.places:
             module.__dict__[NOTE].fresh = True
+        marked = set[int]()
         for module, leaf, _, tensor in own:
+            mine, origin = module.__dict__[NOTE], self.first.get(id(tensor))
             if is_sharded(tensor):
-                module.__dict__[NOTE].laid += (leaf,)
-                continue
-            if tensor.is_meta and not is_lazy(tensor) and not tensor.is_inference():
-                tensor.__dict__[NOTE] = id(tensor), tensor._version
-                module.__dict__[NOTE].built[leaf] = tensor
-            if id(tensor) in self.first:
-                module.__dict__[NOTE].origins[leaf] = self.first[id(tensor)]
+                mine.laid += (leaf,)
+            elif origin is not None:
+                mine.origins[leaf] = origin
+                mine.homes.pop(leaf, None)
+                if tensor.is_meta and not is_lazy(tensor) and not tensor.is_inference():
+                    if id(tensor) not in marked:
+                        tensor.__dict__[NOTE] = Mark(id(tensor), tensor._version, origin, mine.prefix, mine.paths)
+                        marked.add(id(tensor))
+                    mine.built[leaf] = tensor
         for module, attribute, named in loose:
             module.__dict__[NOTE].loose[attribute] = tuple(self.first.get(id(t)) for _, t in named)
 

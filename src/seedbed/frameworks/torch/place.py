@@ -17,7 +17,7 @@ from seedbed.errors import InputError, UninitializedError, shown
 from seedbed.fill import Draw, storage_dtype
 from seedbed.frameworks.torch.lazy import STARTING, forget, settle_layers, unstarted, wished_for_alone
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.origins import settled_now
+from seedbed.frameworks.torch.noted import settled_now
 from seedbed.frameworks.torch.record import Geometry, flipped, flips_of, span_of
 from seedbed.frameworks.torch.replay import tensor_on
 from seedbed.frameworks.torch.shards import fully_sharded, is_sharded, know_memory, local, reshard, room_for, shards_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from seedbed.errors import CaptureError
 from seedbed.fill import storage_dtype
 from seedbed.frameworks.torch.chains import Steps
 from seedbed.frameworks.torch.mismatch import plain
-from seedbed.frameworks.torch.origins import Draws, Note, Origin, note_of, since, tensors_in
+from seedbed.frameworks.torch.noted import Mark, Note, note_of, since
+from seedbed.frameworks.torch.origins import Draws, Origin, tensors_in
 from seedbed.frameworks.torch.record import Event, Record, events_of, flipped
 from seedbed.frameworks.torch.replay import carry_out, of_numpy, tensor_on
 from seedbed.frameworks.torch.resets import Record as Start
@@ -126,7 +127,9 @@ def told(model: nn.Module) -> dict[str, Told]:
             if done := since(noted, leaf, tensor):
                 found[path] = Told(Start(None), done, path, "")
                 continue
-            here = _told(origin, path, moved(noted, (base + prefix).rstrip(".")))
+            home = noted.homes.get(leaf)
+            renamed = moved(home or noted, (base + prefix).rstrip("."))
+            here = _told(origin, path, renamed if home is None else _but({origin.path: path}, renamed))
             earlier, same = copies.setdefault(id(origin), (here, tensor))
             if same is not tensor and _draws(origin):  # copied after it was built
                 here = earlier._replace(copied=earlier.stream)
@@ -149,7 +152,7 @@ def _draws(origin: Origin) -> bool:
     return origin.start is not None and not isinstance(origin.start, (Keep, Recorded))
 
 
-def moved(noted: Note, now: str) -> Callable[[str], str]:
+def moved(noted: Note | Mark, now: str) -> Callable[[str], str]:
     """Where paths of the model that was built are, from the paths that one layer had and the one it has."""
     was = now if now in noted.paths else noted.prefix
     old, new = was.split(".") if was else [], now.split(".") if now else []
@@ -163,6 +166,10 @@ def moved(noted: Note, now: str) -> Callable[[str], str]:
         return ".".join([*new, *kept])
 
     return renamed
+
+
+def _but(names: Mapping[str, str], renamed: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda path: names.get(path) or renamed(path)
 
 
 def _told(origin: Origin, path: str, renamed: Callable[[str], str]) -> Told:

@@ -30,7 +30,7 @@ from torch.utils.hooks import RemovableHandle
 
 from seedbed.errors import InputError, ModelError, SeedbedError, ShapeError, UninitializedError
 from seedbed.frameworks.torch import capture
-from seedbed.frameworks.torch.origins import NOTE, note_of, settled_now
+from seedbed.frameworks.torch.noted import NOTE, note_of, settled_now
 from seedbed.frameworks.torch.twin import OPEN, undisturbed
 from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
 from seedbed.spec import Dim, Shape
