@@ -99,6 +99,13 @@ def test_a_plan_that_was_changed_is_refused(change):
         sb.Plan.from_json(json.dumps(data))
 
 
+@pytest.mark.parametrize("seed", [True, 3.0, -1, 2**64, "3", None, [3]])
+def test_a_seed_that_no_plan_has_is_refused_whatever_its_fingerprint(seed):
+    text = dataclasses.replace(PLANS["settled"], seed=seed).to_json()
+    with pytest.raises(PlanError, match=r"^seed: must be a whole number from 0 to 2\*\*64 - 1, got "):
+        sb.Plan.from_json(text)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "3", "[]", "null", "{}", '{"seedbed": 1}', '{"seedbed": 1, "entries": 3}', '{"seedbed": 1, "entries": [3]}',

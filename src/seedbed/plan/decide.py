@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Union
 
@@ -37,7 +36,7 @@ from seedbed.initializers import (
     Sparse,
     Zeros,
 )
-from seedbed.plan.entries import Entry, Key, Plan
+from seedbed.plan.entries import Entry, Key, Plan, seed_of
 from seedbed.recipe import Recipe
 from seedbed.spec import ITEMSIZE, ParamSpec, Shape, Specs
 
@@ -81,7 +80,7 @@ def decide(
         >>> [(e.spec.path, e.start) for e in plan]
         [('h.0.ln.weight', Ones()), ('h.0.ln.bias', Zeros())]
     """
-    seed, streams = _seed(seed), streams_of(streams, specs)
+    seed, streams = seed_of(seed), streams_of(streams, specs)
     entries, failures = [], []
     for spec, number in _match(specs, recipe, given or {}):
         first = next((given[p] for p in spec.paths if p in given), None) if given else None
@@ -104,16 +103,6 @@ def decide(
     _raise_all(failures)
     _distinct(entries)
     return Plan(tuple(entries), seed, recipe.name if recipe else "", specs.framework, specs.settled)
-
-
-def _seed(seed: int) -> int:
-    try:
-        number = -1 if isinstance(seed, bool) else operator.index(seed)
-    except TypeError:
-        number = -1
-    if not 0 <= number < 2**64:
-        raise PlanError(f"seed: must be a whole number from 0 to 2**64 - 1, got {quoted(seed)}.", seed=seed)
-    return number
 
 
 def streams_of(streams: Streams, specs: Specs) -> dict[str, str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from seedbed import table
-from seedbed.errors import PlanError, SeedbedError, count, no_path
+from seedbed.errors import PlanError, SeedbedError, count, no_path, quoted
 from seedbed.initializers import Initializer, Keep, Native, from_dict
 from seedbed.spec import UNREADABLE, Cut, ParamSpec, Settled, remarks, settled_from, unknown_sizes, unreadable
 
@@ -39,6 +40,25 @@ def key(seed: int, parts: Sequence[str]) -> Key:
     raw = digest.digest()
     a, b, c, d = (int.from_bytes(raw[i : i + 4], "little") for i in (0, 4, 8, 12))
     return a, b, c, d
+
+
+def seed_of(seed: Any) -> int:
+    """The user's integer.
+
+    Raises:
+        PlanError: It is none, or out of range.
+
+    Example:
+        >>> seed_of(7)
+        7
+    """
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        raise PlanError(f"seed: must be a whole number from 0 to 2**64 - 1, got {quoted(seed)}.", seed=seed)
+    return number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +246,8 @@ class Plan:
         """The inverse of `to_json`.
 
         Raises:
-            PlanError: The text is not a plan, is of another version, or was changed since it was written.
+            PlanError: The text is not a plan, is of another version or has no seed that a plan can have, or was
+                changed since it was written.
         """
         try:
             data = json.loads(text)
@@ -236,9 +257,10 @@ class Plan:
                     facts=[f"expected  {VERSION}", f"got       {data['seedbed']!r}"],
                     remedy="Make the plan again, from the model and the recipe.",
                 )
-            entries = tuple(Entry.from_dict(e, data["seed"]) for e in data["entries"])
+            seed = seed_of(data["seed"])
+            entries = tuple(Entry.from_dict(e, seed) for e in data["entries"])
             settled = settled_from(data["settled"])
-            plan = cls(entries, data["seed"], data["recipe"], data["framework"], settled)
+            plan = cls(entries, seed, data["recipe"], data["framework"], settled)
             written, found = data["fingerprint"], plan.fingerprint()
         except SeedbedError:
             raise
