@@ -468,6 +468,13 @@ WRONG = {
             "Give a name, a file that ends in .toml or .json, or, on the command line, FILE.py:NAME."
         ),
     ),
+    "recipe_like_an_initializer": (
+        ["plan", "net.py:sized", "-r", "zeros"],
+        (
+            "Unknown recipe 'zeros'.\n\nDid you mean 'Zeros'?\n"
+            "Give a name, a file that ends in .toml or .json, or, on the command line, FILE.py:NAME."
+        ),
+    ),
     "recipe_missing": (
         ["plan", "net.py:sized", "-r", "no.toml"],
         "no.toml: the recipe cannot be read: No such file or directory.",

@@ -52,6 +52,33 @@ def decided(specs, rules):
     return {e.spec.path: getattr(e.start, "value", None) for e in sb.plan(specs, recipe=made)}
 
 
+# What may stand where an initializer does.
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [("Zeros", Zeros()), ("HeNormal", HeNormal()), ("Keep", Keep()), ({"name": "Normal", "std": 0.5}, Normal(std=0.5)),
+     ({"name": "Ones"}, Ones())],
+)  # fmt: skip
+def test_initializers_have_the_names_that_files_give_them(told, meant, tmp_path):
+    specs = sb.Specs((spec(axes=("out", "in")),))
+    expected = sb.plan(specs, recipe=meant)
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps({"rule": [{"path": "*", "initializer": told}]}))
+    recipes_ = [{"*": told}, sb.Recipe((sb.Rule("*", told),)), sb.Recipe.of({"*": told}), file]
+    for recipe in [*recipes_, *([told, sb.Recipe.of(told)] if isinstance(told, str) else [])]:
+        assert sb.plan(specs, recipe=recipe) == expected
+    assert sb.Rule("*", told) == sb.Rule("*", meant)
+
+
+@pytest.mark.parametrize("name", ["zeros", "he", "ZEROS", "Zeros()"])
+def test_names_that_are_not_quite_those_are_refused_with_the_right_one(name):
+    specs, meant = sb.Specs((spec(),)), "HeNormal" if name == "he" else "Zeros"
+    for give in (lambda: {"*": name}, lambda: sb.Recipe.of(name), lambda: sb.Rule("*", name)):
+        with pytest.raises(RecipeError, match=f"Did you mean '{meant}'"):
+            sb.plan(specs, recipe=give())
+
+
 # As text.
 
 

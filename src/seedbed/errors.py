@@ -159,13 +159,16 @@ def shown(lines: Sequence[str]) -> list[str]:
     return [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more"]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the names closest to `name`, or lists what there is."""
+def nearest(name: str, known: Iterable[str], other: Iterable[str] = ()) -> str:
+    """A sentence that offers the known names closest to `name`, or `other` ones, or lists what is known."""
     import difflib
 
     known = sorted(known)
-    by_lower = {k.lower(): k for k in known}
-    close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+    close: list[str] = []
+    for names in (known, sorted(other)):
+        by_lower = {k.lower(): k for k in names}
+        close = close or [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+    close = close or [k for k in known if name and k.lower().startswith(name.lower())][:3]
     if close:
         return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
     rest = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""

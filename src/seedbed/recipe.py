@@ -67,7 +67,8 @@ class Where:
 
 
 WhereLike = Union[Where, str, type]
-InitializerLike = Union[Initializer, Callable[..., Any]]
+InitializerLike = Union[Initializer, str, Mapping[str, Any], Callable[..., Any]]
+"""One of seedbed's, its name or a table as in files, or the framework's own function."""
 
 
 @dataclass(frozen=True, init=False)
@@ -76,13 +77,19 @@ class Rule:
 
     Args:
         where: A `Where`, a glob over the path, or a layer's class.
-        initializer: One of seedbed's, or the framework's own function.
+        initializer: One of seedbed's, the name of one that needs no arguments, a table as in files, or the
+            framework's own function.
         optional: Whether the rule may match nothing.
+
+    Raises:
+        RecipeError: `where` is none, or there is no such initializer.
 
     Example:
         >>> from seedbed.initializers import Zeros
         >>> print(Rule("*.bias", Zeros()))
         '*.bias' -> Zeros()
+        >>> Rule("*.bias", "Zeros") == Rule("*.bias", Zeros())
+        True
     """
 
     where: Where
@@ -98,15 +105,8 @@ class Rule:
             raise RecipeError(f"A rule's `where` must be a glob, a layer's class or a Where, got {quoted(where)}.")
         if isinstance(initializer, type) and issubclass(initializer, Initializer):
             raise RecipeError(f"{where}: {initializer.__name__} is a class; write {initializer.__name__}(...).")
-        if not isinstance(initializer, Initializer):
-            if not callable(initializer):
-                raise RecipeError(
-                    f"{where}: an initializer is needed, got {quoted(initializer)}.",
-                    remedy="Give one of seedbed.initializers, such as Constant(value=...), or the framework's own function.",
-                )
-            initializer = Native(function=initializer)
         object.__setattr__(self, "where", where)
-        object.__setattr__(self, "initializer", initializer)
+        object.__setattr__(self, "initializer", _initializer(where, initializer))
         object.__setattr__(self, "optional", optional)
 
     def __str__(self) -> str:
@@ -136,6 +136,22 @@ class Rule:
                 raise RecipeError(f"A rule's `{key}` must be {wanted}, got {quoted(value)}.")
         where = Where(**{k: data[k] for k in ("path", "layer", "role") if k in data})
         return cls(where, from_dict(data["initializer"]), data.get("optional", False))
+
+
+def _initializer(where: Where, asked: InitializerLike) -> Initializer:
+    if isinstance(asked, Initializer):
+        return asked
+    if isinstance(asked, (str, Mapping)):
+        try:
+            return from_dict(asked)
+        except (RecipeError, InitializerError) as error:
+            raise type(error)(f"{where}: {error}") from None
+    if not callable(asked):
+        raise RecipeError(
+            f"{where}: an initializer is needed, got {quoted(asked)}.",
+            remedy="Give one of seedbed.initializers, such as Constant(value=...), or the framework's own function.",
+        )
+    return Native(function=asked)
 
 
 @dataclass(frozen=True)
@@ -175,14 +191,14 @@ class Recipe:
 
         Example:
             >>> from seedbed.initializers import Ones
-            >>> Recipe.of(Ones()) == Recipe.of({"*": Ones()})
+            >>> Recipe.of(Ones()) == Recipe.of({"*": Ones()}) == Recipe.of("Ones")
             True
         """
         if isinstance(value, Recipe):
             return value
         if isinstance(value, Mapping):
             return cls(tuple(Rule(where, start) for where, start in value.items()))
-        if isinstance(value, Initializer) or callable(value):
+        if isinstance(value, (Initializer, str)) or callable(value):
             return cls((Rule("*", value),))
         raise RecipeError(
             f"A recipe cannot be made from {type(value).__name__}.",

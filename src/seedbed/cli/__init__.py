@@ -69,7 +69,8 @@ RecipeName = Annotated[
         "--recipe",
         "-r",
         metavar="RECIPE",
-        help="A name (see `seedbed recipes`), a .toml or .json file, or FILE.py:NAME. Without it, as the framework starts.",
+        help="A name (see `seedbed recipes`), an initializer's name for all, a .toml or .json file, or FILE.py:NAME. "
+        "Without it, as the framework starts.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", "-s", help="From 0 to 2**64 - 1.")]

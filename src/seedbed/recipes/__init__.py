@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbed.errors import RecipeError, nearest
+from seedbed.initializers import BY_NAME
 from seedbed.recipe import Recipe
 from seedbed.recipes import gpt2, scaled
 from seedbed.spec import Specs
@@ -33,12 +34,15 @@ def recipe_of(value: Any, specs: Specs) -> Recipe | None:
     Example:
         >>> recipe_of("he", Specs(())).name
         'he'
+        >>> print(recipe_of("Zeros", Specs(())))
+        recipe 'recipe'
+          1  '*' -> Zeros()
     """
     if value is None:
         return None
     if isinstance(value, str) and value in NAMED:
         return NAMED[value](specs)
-    if isinstance(value, (str, os.PathLike)):
+    if isinstance(value, (str, os.PathLike)) and value not in BY_NAME:
         return read(value)
     return Recipe.of(value)
 
@@ -49,7 +53,7 @@ def read(path: str | os.PathLike[str]) -> Recipe:
     if file.suffix not in (".toml", ".json"):
         raise RecipeError(
             f"Unknown recipe {str(path)!r}.",
-            remedy=f"{nearest(str(path), NAMED)}\n"
+            remedy=f"{nearest(str(path), NAMED, BY_NAME)}\n"
             "Give a name, a file that ends in .toml or .json, or, on the command line, FILE.py:NAME.",
             name=str(path),
         )

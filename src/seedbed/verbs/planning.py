@@ -63,7 +63,8 @@ def plan(
         model_or_specs: A model, or what `trace` returned.
         *inputs: As for `trace`.
         recipe: A `Recipe`, a name (`"he"`), one initializer for all, a mapping `{pattern: initializer}`, or
-            a path to a TOML or JSON file. `None` starts each parameter as its framework does.
+            a path to a TOML or JSON file; initializers by themselves or by the names that files give them
+            (`"Zeros"`). `None` starts each parameter as its framework does.
         seed: From 0 to 2**64 - 1.
         streams: Names that replace some paths in the keys of the numbers, or `"position"`: the number of each
             layer and PyTorch's name for the parameter, which makes the same network start equal in every framework.
