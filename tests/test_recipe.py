@@ -24,6 +24,7 @@ from seedbed.initializers import (
     XavierUniform,
     Zeros,
 )
+from seedbed.recipe import Finder
 from seedbed.spec import ROLES
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -50,6 +51,37 @@ def decided(specs, rules):
     """Which of the rules decides each parameter, told by a constant."""
     made = sb.Recipe(tuple(sb.Rule(where, Constant(value=n), True) for n, where in enumerate(rules)))
     return {e.spec.path: getattr(e.start, "value", None) for e in sb.plan(specs, recipe=made)}
+
+
+PIECES = st.lists(st.sampled_from(["a", "b", "ab", ".", "*", "?", "[", "]", "[ab]", "[!a]", "[b", "a]"]), max_size=5)
+GLOBS = st.one_of(st.none(), PIECES.map("".join))
+MANY = st.lists(st.tuples(GLOBS, st.none() | st.sampled_from(["weight", "buffer"])), min_size=1, max_size=8)
+
+
+@given(
+    rules=MANY.filter(lambda rules: all(rule != (None, None) for rule in rules)),
+    paths=st.lists(st.text("ab.[]", min_size=1, max_size=5), min_size=1, max_size=3, unique=True),
+    kind=st.sampled_from(["parameter", "buffer"]),
+)
+@example(rules=[("b[ab", None), ("[ab]b", None)], paths=["b[ab"], kind="parameter")
+@example(rules=[("*[ab]", None)], paths=["ba"], kind="parameter")
+def test_the_first_that_matches_is_found_among_many(rules, paths, kind):
+    made = sb.Recipe(tuple(sb.Rule(sb.Where(path=path, role=role), Zeros()) for path, role in rules))
+    where = spec(paths[0], aliases=tuple(paths[1:]), kind=kind, role="buffer" if kind == "buffer" else "weight")
+    expected = next((n for n, rule in enumerate(made) if rule.where.matches(where)), None)
+    assert Finder(made).first(where) == expected
+
+
+def test_of_many_rules_few_are_tried(monkeypatch):
+    """Each parameter is asked of the rules that its path may fit, not of all."""
+    asked = []
+    holds = sb.Where._holds
+    monkeypatch.setattr(sb.Where, "_holds", lambda self, spec: asked.append(self) or holds(self, spec))
+    specs = sb.Specs(tuple(spec(f"layers.{n}.{name}") for n in range(40) for name in ("up.weight", "down.weight")))
+    globs = [*(f"layers.{n}.up.*" for n in range(40)), *(f"*.{n}.down.weight" for n in range(40))]
+    plan = sb.plan(specs, recipe={glob: Constant(value=n) for n, glob in enumerate(globs)})
+    assert [e.start.value for e in plan] == [n + 40 * down for n in range(40) for down in (0, 1)]
+    assert len(asked) == len(specs.params)
 
 
 # What may stand where an initializer does.

@@ -53,12 +53,14 @@ class Where:
 
     def matches(self, spec: ParamSpec) -> bool:
         """Whether every condition holds; any of a tied parameter's paths will do."""
+        return self._holds(spec) and (self.path is None or any(fnmatch.fnmatchcase(p, self.path) for p in spec.paths))
+
+    def _holds(self, spec: ParamSpec) -> bool:
+        """Whether the conditions hold that are not of the path."""
         if spec.kind == "buffer" and self.role != "buffer":
             return False
-        return (
-            (self.path is None or any(fnmatch.fnmatchcase(p, self.path) for p in spec.paths))
-            and (self.layer is None or self.layer == spec.layer or self.layer in spec.bases)
-            and (self.role is None or self.role == spec.role)
+        return (self.layer is None or self.layer == spec.layer or self.layer in spec.bases) and (
+            self.role is None or self.role == spec.role
         )
 
     def __str__(self) -> str:
@@ -280,6 +282,52 @@ class Recipe:
     def __str__(self) -> str:
         rows = [f"{n:>3}  {rule}{'  (optional)' if rule.optional else ''}" for n, rule in enumerate(self.rules, 1)]
         return "\n".join([f"recipe {self.name!r}", *rows])
+
+
+class Finder:
+    """Finds the first rule of a recipe that matches a parameter.
+
+    Rules are sorted by the text that their globs begin or end with, so that of a thousand rules only those
+    are tried whose text is the path's.
+
+    Example:
+        >>> from seedbed.initializers import Ones, Zeros
+        >>> finder = Finder(Recipe.of({"*.bias": Zeros(), "*": Ones()}))
+        >>> [finder.first(ParamSpec(path=path, shape=(2,))) for path in ("fc.bias", "fc.weight")]
+        [0, 1]
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._rules = [(rule.where, _match_of(rule.where.path)) for rule in recipe]
+        self._always: list[int] = []
+        self._starts: dict[int, dict[str, list[int]]] = {}
+        self._ends: dict[int, dict[str, list[int]]] = {}
+        for number, rule in enumerate(recipe):
+            glob = rule.where.path or "*"
+            start, end = re.split(r"[*?[]", glob)[0], re.split(r"[]*?[]", glob)[-1]
+            if start or end:
+                texts, text = (self._starts, start) if len(start) >= len(end) else (self._ends, end)
+                texts.setdefault(len(text), {}).setdefault(text, []).append(number)
+            else:
+                self._always.append(number)
+
+    def first(self, spec: ParamSpec) -> int | None:
+        """The place of the rule; `None` where none matches."""
+        numbers = {*self._always}
+        for path in spec.paths:
+            for size, texts in self._starts.items():
+                numbers.update(texts.get(path[:size], ()))
+            for size, texts in self._ends.items():
+                numbers.update(texts.get(path[-size:], ()))
+        for number in sorted(numbers):
+            where, match = self._rules[number]
+            if where._holds(spec) and (match is None or any(map(match, spec.paths))):
+                return number
+        return None
+
+
+def _match_of(glob: str | None) -> Callable[[str], Any] | None:
+    return None if glob is None else re.compile(fnmatch.translate(glob)).match
 
 
 def _toml(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Union
 
@@ -37,7 +38,7 @@ from seedbed.initializers import (
     Zeros,
 )
 from seedbed.plan.entries import Entry, Key, Plan, seed_of
-from seedbed.recipe import Recipe
+from seedbed.recipe import Finder, Recipe
 from seedbed.spec import ITEMSIZE, ParamSpec, Shape, Specs
 
 Translate = Callable[[Native, ParamSpec], Initializer]
@@ -127,7 +128,7 @@ def streams_of(streams: Streams, specs: Specs) -> dict[str, str]:
             f"streams: must be a mapping of paths to names, or 'position', got {quoted(streams)}.",
             remedy="Write streams={path: name}.",
         )
-    paths = [p for s in specs for p in s.paths]
+    paths = {p: None for s in specs for p in s.paths}
     for path in streams or {}:
         if path not in paths:
             raise PlanError(
@@ -163,9 +164,11 @@ def _match(specs: Specs, recipe: Recipe | None, given: Mapping[str, Initializer]
     """Each spec with the place of the first rule that matches it."""
     if recipe is None:
         return [(s, None) for s in specs]
-    pairs = [(s, next((n for n, r in enumerate(recipe) if r.where.matches(s)), None)) for s in specs]
+    finder = Finder(recipe)
+    pairs = [(s, finder.first(s)) for s in specs]
     lost = [s for s, n in pairs if n is None and s.kind == "parameter" and not any(p in given for p in s.paths)]
-    wins = [sum(n == place for _, n in pairs) for place in range(len(recipe.rules))]
+    won = Counter(n for _, n in pairs)
+    wins = [won[place] for place in range(len(recipe.rules))]
     if lost:
         parameters = [s for s in specs if s.kind == "parameter"]
         raise UnmatchedError(
