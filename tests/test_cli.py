@@ -143,7 +143,7 @@ def test_the_commands_and_options_are_these():
         name: [p.opts[0] for p in sub.params if p.opts[0] != "--help"] for name, sub in sorted(group.commands.items())
     }
     assert [p.opts[0] for p in group.params if p.opts[0] != "--help"] == ["--version"]
-    planned = ["--input", "--recipe", "--seed", "--real", "--base", "--leave"]
+    planned = ["--input", "--recipe", "--seed", "--streams", "--real", "--base", "--leave"]
     assert found == {
         "check": ["checkpoint", "model", *planned, "--fingerprint"],
         "init": ["model", "--out", *planned, "--shard-size", "--process", "--replace", "--threads", "--quiet"],
@@ -184,6 +184,20 @@ def test_plan_in_json_is_read_back(run):
     code, out, err = run("plan", "net.py:net", "-i", "1x4", "-r", "he", "-s", "5", "--json")
     assert (code, err) == (0, "")
     assert sb.Plan.from_json(out) == sb.plan(model("net"), (1, 4), recipe="he", seed=5)
+
+
+@pytest.mark.parametrize("told", ["position", "streams.py:names"])
+def test_streams_have_other_names_than_paths(run, told):
+    """The second layer that has parameters stands at 2."""
+    names = {"2.weight": "1.weight", "2.bias": "1.bias"}
+    Path("streams.py").write_text(f"names = {names!r}\n")
+    asked = ["net.py:sized", "-r", "he", "--streams", told]
+    expected = sb.plan(model("sized"), recipe="he", streams="position")
+    assert sb.Plan.from_json(run("plan", *asked, "--json")[1]) == expected
+    assert run("init", *asked, "--out", "there")[0] == 0
+    assert sb.check("there", expected)
+    assert run("check", "there", *asked)[0] == 0
+    assert run("check", "there", *asked[:-2])[0] == 1
 
 
 def test_what_the_users_code_prints_stays_out_of_the_json(run):
@@ -502,6 +516,10 @@ WRONG = {
             "    The first parameters:\n    0.weight\n    0.bias\n    2.weight\n    2.bias\n\n"
             "Correct the rule, move it above the one that takes its parameters, or give it optional=True."
         ),
+    ),
+    "streams": (
+        ["plan", "net.py:sized", "--streams", "positions"],
+        "streams: must be a mapping of paths to names, or 'position', got 'positions'.\n\nWrite streams={path: name}.",
     ),
     "seed": (["plan", "net.py:sized", "-s", "-1"], "seed: must be a whole number from 0 to 2**64 - 1, got -1."),
     "sizes_unknown": (

@@ -74,6 +74,14 @@ RecipeName = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", "-s", help="From 0 to 2**64 - 1.")]
+StreamNames = Annotated[
+    str | None,
+    typer.Option(
+        "--streams",
+        metavar="position",
+        help="Key the numbers by the places of layers, and not by paths; or by a mapping of paths to names, FILE.py:NAME.",
+    ),
+]
 Real = Annotated[
     bool, typer.Option("--real", help="Build the model with memory, so that values its constructor computes are there.")
 ]
@@ -112,6 +120,7 @@ def plan_command(
     inputs: Inputs = None,
     recipe: RecipeName = None,
     seed: Seed = 0,
+    streams: StreamNames = None,
     real: Real = False,
     base: Base = None,
     leave: Leave = None,
@@ -138,7 +147,7 @@ def plan_command(
         raise InputError(
             "--json: the plan as JSON knows of no mesh.", remedy="Ask for one of the two: --mesh or --json"
         )
-    _, made = _planned(model, inputs, recipe, seed, real, base, leave)
+    _, made = _planned(model, inputs, recipe, seed, streams, real, base, leave)
     if json:
         typer.echo(made.to_json())
         return
@@ -170,6 +179,7 @@ def init_command(
     inputs: Inputs = None,
     recipe: RecipeName = None,
     seed: Seed = 0,
+    streams: StreamNames = None,
     real: Real = False,
     base: Base = None,
     leave: Leave = None,
@@ -189,7 +199,7 @@ def init_command(
 ) -> None:
     """Write the started parameters as a safetensors checkpoint."""
     rank, of = process_told(process)
-    built, made = _planned(model, inputs, recipe, seed, real, base, leave)
+    built, made = _planned(model, inputs, recipe, seed, streams, real, base, leave)
     made.require_known()
     kept = [e.spec.path for e in made if e.kept and e.spec.persistent]
     if kept and not real:
@@ -235,6 +245,7 @@ def check_command(
     inputs: Inputs = None,
     recipe: RecipeName = None,
     seed: Seed = 0,
+    streams: StreamNames = None,
     real: Real = False,
     base: Base = None,
     leave: Leave = None,
@@ -243,7 +254,7 @@ def check_command(
     ] = False,
 ) -> None:
     """Compare a checkpoint with its plan, bit for bit; exit code 1 when it differs."""
-    _, made = _planned(model, inputs, recipe, seed, real, base, leave)
+    _, made = _planned(model, inputs, recipe, seed, streams, real, base, leave)
     findings = seedbed.check(checkpoint, made, progress=sys.stderr.isatty() or None)
     typer.echo(str(findings))
     if fingerprint:
@@ -270,6 +281,7 @@ def _planned(
     inputs: list[str] | None,
     recipe: str | None,
     seed: int,
+    streams: str | None,
     real: bool,
     base: Path | None = None,
     leave: list[str] | None = None,
@@ -277,11 +289,14 @@ def _planned(
     positional, named = _inputs(inputs or [])
     with redirect_stdout(sys.stderr):  # what the user's own code prints is no part of a table or of JSON
         built = loading.model_of(model, real)
-        chosen = (
-            loading.named(recipe) if recipe and ":" in recipe and recipe.rpartition(":")[0].endswith(".py") else recipe
-        )
+        chosen, names = _chosen(recipe), _chosen(streams)
     specs = framework_of(built).trace(built, positional, named)  # by hand: an input may be called `seed` or `model`
-    return built, seedbed.plan(specs, recipe=chosen, seed=seed, checkpoint=base, leave=leave or ())
+    return built, seedbed.plan(specs, recipe=chosen, seed=seed, streams=names, checkpoint=base, leave=leave or ())
+
+
+def _chosen(text: str | None) -> Any:
+    """What an option says: something in a file of Python's, or the text itself."""
+    return loading.named(text) if text and ":" in text and text.rpartition(":")[0].endswith(".py") else text
 
 
 def _inputs(texts: list[str]) -> tuple[list[Input], dict[str, Any]]:
