@@ -8,7 +8,7 @@ setup(
     ext_modules=[
         Extension(
             "seedbed._engine",
-            ["src/seedbed/_engine.c"],
+            ["src/seedbed/_engine.c", "src/seedbed/_sums.c"],
             extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3", "-std=c11", "-ffp-contract=fast"],
             py_limited_api=True,
             optional=True,  # without it NumPy gives the same bits, slower

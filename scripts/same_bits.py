@@ -32,12 +32,18 @@ class Counted:
     """The C engine, and how often each instruction set was called."""
 
     def __init__(self, module: Any) -> None:
-        self.names, self._fill, self.calls = module.names, module.fill, Counter[str]()
+        self.names, self._module, self.calls = module.names, module, Counter[str]()
 
     def fill(self, name: str, *arguments: Any) -> None:
         """Fill, and count."""
         self.calls[name] += 1
-        self._fill(name, *arguments)
+        self._module.fill(name, *arguments)
+
+    def sum(self, name: str, *arguments: Any) -> int:
+        """Sum up, and count."""
+        self.calls[name] += 1
+        found: int = self._module.sum(name, *arguments)
+        return found
 
 
 def load(file: str) -> Any:

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 import seedbed as sb
-from seedbed import engine
+from seedbed import digest, engine
 from seedbed import initializers as i
 from seedbed.fill import fill, storage_dtype
 from seedbed.region import Region
 
-SOURCE = Path(engine.__file__).with_name("_engine.c")
+SOURCES = [Path(engine.__file__).with_name(name) for name in ("_engine.c", "_sums.c")]
 SHAPES = [(7,), (64, 33), (3, 5, 7), (100, 1000), (1,), (2**20, 2**20), (50257, 768), (2**31, 5, 3), (12, 4096), ()]
 BUILDS = {
     "unoptimized": "-O0",
@@ -152,15 +152,29 @@ def using(name):
             os.environ["SEEDBED_ENGINE"] = before
 
 
+def summed(case, values):
+    """The sum of a region, by the engine in use."""
+    return digest.total(2**64 - 9, case.entry.spec.sizes, case.region, values)
+
+
+def misaligned(values):
+    """The same values at an address that is a multiple of nothing."""
+    return np.frombuffer(b"x" + values.tobytes(), values.dtype, offset=1).reshape(values.shape)
+
+
 def difference(case):
     """A sentence on how a C engine differs from NumPy; empty when all give the same bits and write nowhere else."""
     with using("numpy"):
-        expected = fill(case.entry, case.region).tobytes()
+        values = fill(case.entry, case.region)
+        total = summed(case, values)
     for name in engine.names():
         with using(name):
             got = fill(case.entry, case.region, case.out).tobytes()
-        if got != expected:
+            found = {summed(case, case.out), summed(case, misaligned(case.out))}
+        if got != values.tobytes():
             return f"{name} differs from NumPy: {case}."
+        if found != {total}:
+            return f"{name} sums up otherwise than NumPy: {case}."
         if not guarded(case):
             return f"{name} writes outside the region: {case}."
     return ""
@@ -168,12 +182,13 @@ def difference(case):
 
 def build(flags, folder):
     """The C engine compiled with `flags`: an extension of its own."""
-    part, made = Path(folder) / "_engine.o", Path(folder) / "_engine.so"
-    include = sysconfig.get_paths()["include"]
-    subprocess.run(["cc", *flags.split(), "-std=gnu11", "-fPIC", f"-I{include}", "-c", SOURCE, "-o", part], check=True)
+    parts, made = [Path(folder) / f"{source.stem}.o" for source in SOURCES], Path(folder) / "_engine.so"
+    command = ["cc", *flags.split(), "-std=gnu11", "-fPIC", f"-I{sysconfig.get_paths()['include']}"]
+    for source, part in zip(SOURCES, parts, strict=True):
+        subprocess.run([*command, "-c", source, "-o", part], check=True)
     # Linked without the flags: linked with -ffast-math, a library makes its whole process flush subnormal numbers to 0.
     linked = [flag for flag in flags.split() if "sanitize" in flag]
-    subprocess.run(["cc", "-shared", *linked, part, "-o", made], check=True)
+    subprocess.run(["cc", "-shared", *linked, *parts, "-o", made], check=True)
     return made
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cases import GUARD, SOURCE, draw_case, using
+from tests.cases import GUARD, SOURCES, draw_case, summed, using
 
 from seedbed import engine
 from seedbed.fill import fill
@@ -21,10 +21,10 @@ needs_cross = pytest.mark.skipif(not shutil.which(CROSS), reason=f"needs {CROSS}
 
 
 class Recorder:
-    """In the place of the extension: notes each call, fills nothing."""
+    """In the place of the extension: notes each call, fills nothing and sums nothing up."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.sums = [], []
 
     def names(self):
         return ["baseline"]
@@ -32,9 +32,13 @@ class Recorder:
     def fill(self, *arguments):
         self.calls.append(arguments)
 
+    def sum(self, *arguments):
+        self.sums.append(arguments)
+        return 0
+
 
 def jobs(count, seed, monkeypatch):
-    """What the engine is asked for in random cases, and all memory as NumPy leaves it."""
+    """What the engine is asked for in random cases, all memory as NumPy leaves it, and NumPy's sum of the region."""
     rng, recorder, made = np.random.default_rng(seed), Recorder(), []
     monkeypatch.setattr(engine, "_engine", recorder)
     while len(made) < count:
@@ -46,20 +50,25 @@ def jobs(count, seed, monkeypatch):
         if len(recorder.calls) != before + 1:  # several, for an overlay; none, for what NumPy alone fills
             continue
         case.owner.reshape(-1).view(np.uint8)[...] = GUARD
+        with using("c"):
+            summed(case, case.out)
         with using("numpy"):
             fill(case.entry, case.region, case.out)
+            total = summed(case, case.out)
         _, key, parts, mixture, kind, first, axes, _, address = recorder.calls[-1]
         sized = b"".join((key, parts, axes))
         numbers = [int(mixture), kind, first, address - case.owner.ctypes.data, case.owner.nbytes]
         made.append(struct.pack("<3Q", len(key), len(parts), len(axes)) + sized + struct.pack("<5Q", *numbers))
-        made[-1] += case.owner.tobytes()
+        _, item, place, steps, _ = recorder.sums[-1]
+        made[-1] += struct.pack("<4Q", item, place, len(steps), total) + steps + case.owner.tobytes()
     table = engine._table().tobytes()
     return struct.pack("<Q", len(table)) + table + struct.pack("<Q", count) + b"".join(made)
 
 
 def compiled(compiler, folder, *flags):
     part, program = folder / "bare.o", folder / "bare"
-    command = [compiler, "-std=gnu11", *flags, f"-I{BARE}", "-include", SOURCE, "-c", BARE / "main.c", "-o", part]
+    included = [word for source in SOURCES for word in ("-include", source)]
+    command = [compiler, "-std=gnu11", *flags, f"-I{BARE}", *included, "-c", BARE / "main.c", "-o", part]
     subprocess.run(command, check=True)
     subprocess.run([compiler, "-static", part, "-o", program], check=True)  # with no flag that changes arithmetic
     return program

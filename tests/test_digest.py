@@ -1,21 +1,41 @@
 """The fingerprint of values: the same for every layout and order, and for nothing else."""
 
 import hashlib
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import misaligned, using
+from tests.strategies import memory
 from torch import nn
 
 import seedbed as sb
-from seedbed import digest
+from seedbed import digest, engine
 from seedbed.check import Findings
-from seedbed.initializers import Normal, Ones
+from seedbed.initializers import Normal, Ones, Orthogonal
+from seedbed.materialize import BLOCK, SHARE, processors
+from seedbed.region import Region
 from seedbed.shard import Shard
 
 WORD = 2**64
+ENGINES = ["numpy", *engine.names()]
+DTYPES = [
+    "bool",
+    "int8",
+    "float16",
+    "uint16",
+    ">u2",
+    "float32",
+    "int32",
+    ">f4",
+    "float64",
+    "int64",
+    "complex64",
+    "complex128",
+]
 
 
 def mixed(x):
@@ -38,14 +58,114 @@ def plan_of(shape, path="weight", dtype="float32"):
     return sb.plan(sb.Specs((sb.ParamSpec(path=path, shape=shape, dtype=dtype),)), recipe=Ones())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "bool", "complex64"])
-def test_the_sum_is_the_one_that_is_written_down(dtype):
-    values = (np.random.default_rng(0).normal(size=(3, 5)) * 9).astype(dtype)
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "bool", "complex64", "complex128"])
+def test_the_sum_is_the_one_that_is_written_down(dtype, name):
+    values = (np.random.default_rng(0).normal(size=(7, 37)) * 9).astype(dtype)
     key = int.from_bytes(hashlib.blake2b(b"a.weight", digest_size=8).digest(), "little")
-    bits = [int.from_bytes(v.tobytes(), "little") for v in values.reshape(-1)]
+    parts = values.view(np.float64) if dtype == "complex128" else values
+    bits = [int.from_bytes(v.tobytes(), "little") for v in parts.reshape(-1)]
     expected = sum(mixed(mixed((key + i) % WORD) ^ b) for i, b in enumerate(bits)) % WORD
-    plan = plan_of((3, 5), "a.weight", dtype)
-    assert digest.sums(plan, {"a.weight": Held(values)})["a.weight"].total == expected
+    plan = plan_of((7, 37), "a.weight", dtype)
+    with using(name):
+        assert digest.sums(plan, {"a.weight": Held(values)})["a.weight"].total == expected
+
+
+@st.composite
+def boxes(draw):
+    """The shape of a whole of up to 2**61 elements, and a box inside it of up to some thousands."""
+    sizes = draw(
+        st.lists(st.one_of(st.integers(1, 5), st.integers(1, 70)), max_size=4).filter(lambda s: np.prod(s) < 9000)
+    )
+    wholes = [n + draw(st.sampled_from([0, 0, 1, 1000, 2**13])) for n in sizes]
+    starts = [draw(st.integers(0, whole - n)) for n, whole in zip(sizes, wholes, strict=True)]
+    return tuple(wholes), Region(tuple(starts), tuple(a + n for a, n in zip(starts, sizes, strict=True)))
+
+
+@settings(deadline=None, max_examples=400, derandomize=True)
+@given(st.data(), boxes(), st.sampled_from(DTYPES), st.integers(0, WORD - 1))
+def test_every_engine_gives_the_sum_that_numpy_gives(data, box, dtype, key):
+    shape, region = box
+    owner, values = data.draw(memory(region.shape, np.dtype(dtype)))
+    raw = np.random.default_rng(key).integers(0, 256, owner.nbytes, dtype=np.uint8)
+    owner.reshape(-1).view(np.uint8)[...] = raw
+    with using("numpy"):
+        expected = digest.total(key, shape, region, values)
+    for name in engine.names():
+        with using(name):
+            assert digest.total(key, shape, region, values) == expected
+            assert digest.total(key, shape, region, misaligned(values)) == expected
+            assert values.itemsize > 8 or engine.total(key, shape, region.start, values) == expected, "left to NumPy"
+
+
+@pytest.mark.skipif(not engine.names(), reason="the C engine was not built: no compiler at install")
+def test_c_leaves_to_numpy_what_it_cannot_read():
+    for values in (np.zeros(3, object), np.zeros(3, "S3"), np.zeros(0, np.float32)):
+        assert engine.total(1, values.shape, (0,), values) is None
+    deep = np.broadcast_to(np.float32(1), (1,) * 31 + (2,))[..., ::-1]
+    assert engine.total(1, deep.shape, (0,) * 32, deep) is not None, "axes of one element are none"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_large_parameters_are_summed_up_in_blocks_and_told(name):
+    """Blocks of a plan's values, of an array in rows, in columns and every other of them, and of shards."""
+    shape = (2, BLOCK // 1000, 1100)
+    plan = sb.plan(sb.Specs((sb.ParamSpec(path="weight", shape=shape),)), recipe=Normal(std=1.0))
+    values = digest.fill(plan["weight"])
+    wide = np.repeat(values, 2, axis=2)[..., ::2]
+    told = []
+    with using("numpy"):
+        expected = digest.sums(plan, {"weight": Held(values)})
+    with using(name):
+        assert digest.sums(plan, progress=lambda path, nbytes: told.append(nbytes)) == expected
+        assert len(told) > 2
+        assert sum(told) == values.nbytes
+        for held in (np.asfortranarray(values), wide, values[::-1].copy()[::-1]):
+            assert digest.sums(plan, {"weight": Held(held)}) == expected
+        shards = [Shard.whole(shape).cut(2, 3, n) for n in range(3)]
+        parts = [digest.sums(plan, {"weight": Held(values, shard)})["weight"].total for shard in shards]
+    assert sum(parts) % WORD == expected["weight"].total
+
+
+def test_what_is_made_whole_is_summed_up_whole():
+    plan = sb.plan(sb.Specs((sb.ParamSpec(path="weight", shape=(40, 30), axes=("out", "in")),)), recipe=Orthogonal())
+    assert digest.sums(plan) == digest.sums(plan, {"weight": Held(digest.fill(plan["weight"]))})
+
+
+ALIVE = weakref.WeakSet()
+
+
+class Far:
+    """An array on a device: fetched whenever it is asked for."""
+
+    dtype, shape, fetched = "float32", (SHARE + 1, 1), 0
+
+    @property
+    def array(self):
+        made = np.ones(self.shape, np.float32).view(Fetched)
+        ALIVE.add(made)
+        self.fetched += 1
+        return made
+
+
+class Fetched(np.ndarray):
+    """An array that weak references can be made to."""
+
+    __hash__ = object.__hash__
+
+
+def test_what_is_on_a_device_is_fetched_once_and_not_kept():
+    held = {f"w{n}": Far() for n in range(6 * processors() + 9)}
+    plan = sb.plan(sb.Specs(tuple(sb.ParamSpec(path=path, shape=Far.shape) for path in held)), recipe=Ones())
+    most = 0
+
+    def look(path, nbytes):
+        nonlocal most
+        most = max(most, len(ALIVE))
+
+    assert digest.sums(plan, held, look) == digest.sums(plan)
+    assert {one.fetched for one in held.values()} == {1}
+    assert most <= 2 * processors() + 3 < len(held)
 
 
 def test_both_halves_of_a_complex128_count():

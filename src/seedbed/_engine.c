@@ -1,6 +1,6 @@
 /* The numbers, fast: the same bits as seedbed/threefry.py and seedbed/fill.py, which define them.
  *
- * One file, no dependency, the limited Python API. Kernels are plain C that a compiler vectorizes,
+ * No dependency, the limited Python API; sums are in _sums.c. Kernels are plain C that a compiler vectorizes,
  * built once for each instruction set from the same lines and chosen when the module is loaded.
  * Every step in floating point is exact before its one rounding (docs/determinism.md), so that no
  * vector width, fused multiply-add or fast-math option can change a bit.
@@ -214,6 +214,11 @@ static void find_sets(void) {
     sets[n] = (instructions){"baseline", batch_baseline, store_baseline};
 }
 
+static const instructions *set_of(const char *name) {
+    for (int i = 0; sets[i].name; i++) if (!strcmp(sets[i].name, name)) return sets + i;
+    return NULL;
+}
+
 /* Where the values of a piece of a run lie in a batch, and where they go. */
 typedef struct { char *to; i32 at, n; } piece;
 
@@ -362,8 +367,7 @@ static PyObject *engine_fill(PyObject *self, PyObject *args) {
     }
     j.table = (const float *)(uintptr_t)table;
     j.out = (char *)(uintptr_t)out;
-    const instructions *chosen = NULL;
-    for (int i = 0; sets[i].name; i++) if (!strcmp(sets[i].name, name)) chosen = &sets[i];
+    const instructions *chosen = set_of(name);
     if (!chosen) { PyErr_Format(PyExc_ValueError, "engine: no instruction set '%s' here", name); return NULL; }
     Py_BEGIN_ALLOW_THREADS
     fill(chosen, &j);
@@ -382,8 +386,13 @@ static PyObject *engine_names(PyObject *self, PyObject *none) {
     return list;
 }
 
+int engine_has(const char *name); /* for _sums.c, which has the other */
+PyObject *engine_sum(PyObject *self, PyObject *arguments);
+int engine_has(const char *name) { return set_of(name) != NULL; }
+
 static PyMethodDef methods[] = {
     {"fill", engine_fill, METH_VARARGS, "Fill a region of memory with the values of an elementwise initializer."},
+    {"sum", engine_sum, METH_VARARGS, "The sum of a region's elements, each mixed with its place."},
     {"names", engine_names, METH_NOARGS, "Instruction sets this processor has, the fastest first."},
     {NULL, NULL, 0, NULL},
 };

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seedbed import engine
 from seedbed.errors import PlanError, columns, shown
 from seedbed.fill import CHUNK, fill, pieces
-from seedbed.materialize import Progress, processors
+from seedbed.materialize import BLOCK, Progress, abreast, processors, shares
 from seedbed.plan import Entry, Plan
-from seedbed.region import Region
+from seedbed.region import Region, blocks
 from seedbed.shard import Shard
 
 
@@ -54,7 +53,6 @@ def sums(plan: Plan, held: Mapping[str, Any] | None = None, progress: Progress |
         G. Steele, D. Lea and C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014,
         10.1145/2660193.2660195: the function `mix`, with the constants of variant 13.
     """
-    found: dict[str, Sum] = {}
     entries = [e for e in plan if e.spec.persistent]
     there = {e.spec.path: next((held[p] for p in e.spec.paths if p in held), None) for e in entries} if held else {}
     lost = [e.spec.path for e in entries if (e.kept if held is None else there.get(e.spec.path) is None)]
@@ -67,44 +65,90 @@ def sums(plan: Plan, held: Mapping[str, Any] | None = None, progress: Progress |
             remedy="Give what holds them:\n    seedbed.fingerprint(plan, model)",
             paths=tuple(lost),
         )
-    with ThreadPoolExecutor(processors()) as pool:
-        for entry in entries:
-            found[entry.spec.path] = _sum(entry, there.get(entry.spec.path), pool, progress)
+    totals = dict.fromkeys((e.spec.path for e in entries), 0)
+
+    def work(share: list[_Block]) -> list[tuple[int, int]]:
+        return [whole.sum(place, here) for whole, place, here in share]
+
+    def done(share: list[_Block], made: list[tuple[int, int]]) -> None:
+        for (whole, *_), (part, nbytes) in zip(share, made, strict=True):
+            totals[whole.entry.spec.path] += part
+            if progress:
+                progress(whole.entry.spec.path, nbytes)
+
+    abreast(shares(_blocks(entries, there)), work, done, processors())
+    found = {}
+    for entry in entries:
+        path = entry.spec.path
+        dtype, shape, shard = _geometry(entry, there.get(path))
+        found[path] = Sum(dtype, shape, shard.runs, totals[path] % 2**64)
     return found
 
 
-def _sum(entry: Entry, held: Any, pool: ThreadPoolExecutor, progress: Progress | None) -> Sum:
-    spec = entry.spec
-    dtype, shape = (held.dtype, tuple(held.shape)) if held is not None else (spec.dtype, spec.sizes)
-    shard = getattr(held, "shard", None) or Shard.whole(shape)
-    key = int.from_bytes(hashlib.blake2b(spec.path.encode(), digest_size=8).digest(), "little")
+class _Whole(NamedTuple):
+    """A parameter that is summed up: `array` is what there is of it, or nothing, and it is made as planned."""
 
-    def one(piece: tuple[Region, Region]) -> tuple[int, int]:
-        place, here = piece
-        values = fill(entry, place) if held is None else held.array[here.slices]
-        return _sum_of(key, shape, place, np.ascontiguousarray(values)), values.nbytes
+    entry: Entry
+    key: int
+    shape: tuple[int, ...]
+    array: Any
 
-    total = 0
-    blocks = pieces(entry, CHUNK) if held is None else shard.blocks(CHUNK)
-    while some := list(islice(blocks, 256)):
-        for part, nbytes in pool.map(one, some):
-            total += part
-            if progress:
-                progress(spec.path, nbytes)
-    return Sum(dtype, shape, shard.runs, total % 2**64)
+    def sum(self, place: Region, here: Region) -> tuple[int, int]:
+        """That of a block, and its bytes."""
+        values = np.asarray(fill(self.entry, place) if self.array is None else self.array[here.slices])
+        return total(self.key, self.shape, place, values), values.nbytes
 
 
-def _sum_of(key: int, shape: tuple[int, ...], region: Region, values: NDArray[Any]) -> int:
+_Block = tuple[_Whole, Region, Region]
+
+
+def _geometry(entry: Entry, held: Any) -> tuple[str, tuple[int, ...], Shard]:
+    """Dtype and shape of the whole, and what is there of it."""
+    dtype, shape = (entry.spec.dtype, entry.spec.sizes) if held is None else (held.dtype, tuple(held.shape))
+    return dtype, shape, getattr(held, "shard", None) or Shard.whole(shape)
+
+
+def _blocks(entries: list[Entry], there: Mapping[str, Any]) -> Iterator[_Block]:
+    for entry in entries:
+        held = there.get(entry.spec.path)
+        _, shape, shard = _geometry(entry, held)
+        key = int.from_bytes(hashlib.blake2b(entry.spec.path.encode(), digest_size=8).digest(), "little")
+        # Asked for once: it may come from a device, and is dropped when its blocks are summed up.
+        whole = _Whole(entry, key, shape, None if held is None else held.array)
+        for place, here in pieces(entry, BLOCK) if held is None else shard.blocks(BLOCK):
+            yield whole, place, here
+
+
+def total(key: int, shape: tuple[int, ...], region: Region, values: NDArray[Any]) -> int:
+    """The sum of a region's elements, modulo 2**64.
+
+    Args:
+        key: Of the path.
+        shape: Of the whole.
+        region: A box inside it.
+        values: The region's; any strides.
+    """
     if values.dtype.itemsize > 8:  # complex128: two numbers at each place
         halves = values[..., None].view(np.float64)
-        return _sum_of(key, (*shape, 2), Region((*region.start, 0), (*region.stop, 2)), halves)
+        return total(key, (*shape, 2), Region((*region.start, 0), (*region.stop, 2)), halves)
+    found = engine.total(key, shape, region.start, values)
+    if found is not None:
+        return found
+    if not shape:
+        return _in_numpy(key, shape, region, values)
+    origin = tuple(-n for n in region.start)
+    return sum(_in_numpy(key, shape, b.moved(origin), values[b.slices]) for b in blocks(region.shape, CHUNK)) % 2**64
+
+
+def _in_numpy(key: int, shape: tuple[int, ...], region: Region, values: NDArray[Any]) -> int:
+    """What every engine is to give, at most `CHUNK` elements at a time, so that they stay in cache."""
     place: NDArray[Any] = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):
         for size, first, last in zip(shape, region.start, region.stop, strict=True):
             place = place[..., None] * np.uint64(size) + np.arange(first, last, dtype=np.uint64)
         words = place.reshape(-1) + np.uint64(key)
         _mix(words)
-        words ^= values.reshape(-1).view(f"u{values.dtype.itemsize}")
+        words ^= np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
         _mix(words)
         return int(words.sum(dtype=np.uint64))
 

@@ -34,6 +34,8 @@ MOST = 16
 """Parts of a mixture that the C file takes."""
 AXES = 32
 """Axes, after those that lie together are taken for one."""
+LONG = 16
+"""Elements that are worth a run; sums do not ask in which order, and run along the densest such axis."""
 
 
 def names() -> list[str]:
@@ -102,6 +104,27 @@ def words(
     return _carry_out(isa, key, part, False, TYPES["float32"], shape, corner, out)
 
 
+def total(key: int, shape: tuple[int, ...], corner: tuple[int, ...], values: NDArray[Any]) -> int | None:
+    """The sum of a region's elements as `digest` defines it, in C; None where it is left to NumPy.
+
+    Args:
+        key: Of the path.
+        shape: Of the whole parameter.
+        corner: Where the region begins in it.
+        values: The region's; any strides, aligned or not.
+    """
+    isa = chosen()
+    if isa == "numpy" or values.dtype.hasobject or values.itemsize not in (1, 2, 4, 8) or not values.size:
+        return None
+    first, axes = _axes(shape, corner, values)
+    axes = axes or [[1, 1, values.itemsize]]
+    if len(axes) > AXES:
+        return None
+    axes.sort(key=lambda axis: (axis[0] >= LONG, -abs(axis[2])))
+    found: int = _engine.sum(isa, values.itemsize, (key + first) % 2**64, _packed(axes), _address(values))
+    return found
+
+
 def _carry_out(
     isa: str,
     key: threefry.Key,
@@ -113,6 +136,8 @@ def _carry_out(
     out: NDArray[Any],
 ) -> bool:
     first, axes = _axes(shape, corner, out)
+    if not axes or axes[-1][1] != 1:  # the C file runs along the last axis
+        axes.append([1, 1, out.itemsize])
     if len(axes) > AXES:
         return False
     _engine.fill(
@@ -122,7 +147,7 @@ def _carry_out(
         mixture,
         kind,
         first,
-        struct.pack(f"={3 * len(axes)}q", *(n for axis in axes for n in axis)),
+        _packed(axes),
         _table_address(),
         _address(out),
     )
@@ -204,6 +229,8 @@ def _axes(shape: tuple[int, ...], corner: tuple[int, ...], out: NDArray[Any]) ->
             else:
                 axes.insert(0, [size, stride, step])
         stride *= whole
-    if not axes or axes[-1][1] != 1:  # the C file runs along the last axis
-        axes.append([1, 1, out.itemsize])
     return first, axes
+
+
+def _packed(axes: list[list[int]]) -> bytes:
+    return struct.pack(f"={3 * len(axes)}q", *(n for axis in axes for n in axis))

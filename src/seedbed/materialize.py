@@ -7,7 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from seedbed.errors import InputError
 from seedbed.plan import Entry
@@ -27,6 +27,10 @@ SHARE = 1 << 18
 """Elements of small parameters handed to a thread together: handing over costs as much as filling some 30,000."""
 LARGE = 1 << 21
 """Bytes of a large page."""
+
+Task = TypeVar("Task")
+Made = TypeVar("Made")
+Owner = TypeVar("Owner")
 
 Progress = Callable[[str, int], None]
 """Called with a path and the bytes just done."""
@@ -89,36 +93,52 @@ def run(
         threads: How many; by default this process's share of the machine's processors.
         progress: Told after each block.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    from seedbed.fill import fill
+    from seedbed.fill import fill, pieces
 
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise InputError(f"threads: must be a whole number, 1 or more, got {threads!r}.")
-    threads = threads or processors()
-    waiting: deque[tuple[list[Piece], Future[list[Any]]]] = deque()
 
-    def filled(share: list[Piece], places: list[Any]) -> list[Any]:
+    def filled(task: tuple[list[Piece], list[Any]]) -> list[Any]:
+        share, places = task
         made = [fill(job.entry, there, place) for (job, there, _), place in zip(share, places, strict=True)]
         for (job, _, here), values in zip(share, made, strict=True):
             if hasattr(job.destination, "take"):
                 job.destination.take(here, values)
         return made
 
-    def finish() -> None:
-        share, future = waiting.popleft()
-        for (job, _, here), values in zip(share, future.result(), strict=True):
+    def done(task: tuple[list[Piece], list[Any]], made: list[Any]) -> None:
+        for (job, _, here), values in zip(task[0], made, strict=True):
             job.destination.done(here, values)
             if progress:
                 progress(job.entry.spec.path, values.nbytes)
 
+    blocks = ((job, there, here) for job in jobs for there, here in pieces(job.entry, BLOCK, job.shard))
+    tasks = ((share, [job.destination.block(here) for job, _, here in share]) for share in shares(blocks))
+    abreast(tasks, filled, done, threads or processors())
+
+
+def abreast(
+    tasks: Iterable[Task], work: Callable[[Task], Made], done: Callable[[Task, Made], None], threads: int
+) -> None:
+    """Work on several threads, and be done with it in order on this one; at most two tasks a thread are held at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    waiting: deque[tuple[Task, Future[Made]]] = deque()
+    coming = iter(tasks)
+
+    def finish() -> None:
+        task, future = waiting.popleft()
+        done(task, future.result())
+
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for share in _shares(jobs):
+            while True:
                 if len(waiting) >= 2 * threads:
                     finish()
-                places = [job.destination.block(here) for job, _, here in share]
-                waiting.append((share, pool.submit(filled, share, places)))
+                task = next(coming, None)
+                if task is None:
+                    break
+                waiting.append((task, pool.submit(work, task)))
             while waiting:
                 finish()
         except BaseException:
@@ -133,20 +153,17 @@ def processors() -> int:
     return max(1, mine // int(beside)) if beside.isdecimal() and int(beside) else mine
 
 
-def _shares(jobs: Iterable[Job]) -> Iterator[list[Piece]]:
-    """Blocks in order: a large one alone, small ones together."""
-    from seedbed.fill import pieces
-
-    share: list[Piece] = []
+def shares(blocks: Iterable[tuple[Owner, Region, Region]]) -> Iterator[list[tuple[Owner, Region, Region]]]:
+    """Blocks in order, each with whose it is and its two places: a large one alone, small ones together."""
+    share: list[tuple[Owner, Region, Region]] = []
     room = SHARE
-    for job in jobs:
-        for there, here in pieces(job.entry, BLOCK, job.shard):
-            count = math.prod(here.shape)
-            if share and count > room:
-                yield share
-                share, room = [], SHARE
-            share.append((job, there, here))
-            room -= count
+    for block in blocks:
+        count = math.prod(block[2].shape)
+        if share and count > room:
+            yield share
+            share, room = [], SHARE
+        share.append(block)
+        room -= count
     if share:
         yield share
 

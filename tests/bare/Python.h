@@ -9,7 +9,7 @@
 #include <string.h>
 
 typedef ptrdiff_t Py_ssize_t;
-typedef struct { const char *text; } PyObject;
+typedef struct { const char *text; unsigned long long number; } PyObject;
 typedef PyObject *(*PyCFunction)(PyObject *, PyObject *);
 typedef struct { const char *ml_name; PyCFunction ml_meth; int ml_flags; const char *ml_doc; } PyMethodDef;
 typedef struct PyModuleDef {
@@ -27,7 +27,7 @@ enum { METH_VARARGS = 1, METH_NOARGS = 4, PyModuleDef_HEAD_INIT = 0 };
 #define Py_DECREF(x) ((void)(x))
 #define Py_XDECREF(x) ((void)(x))
 
-static PyObject bare_none = {"None"}, bare_value_error = {"ValueError"}, bare_list = {"list"};
+static PyObject bare_none = {"None", 0}, bare_value_error = {"ValueError", 0}, bare_list = {"list", 0}, bare_number = {"int", 0};
 static PyObject *const PyExc_ValueError = &bare_value_error;
 static PyMethodDef *bare_methods;
 
@@ -61,6 +61,7 @@ static inline PyObject *PyErr_Format(PyObject *kind, const char *format, ...) {
     PyErr_SetString(kind, format);
     return NULL;
 }
+static inline PyObject *PyLong_FromUnsignedLongLong(unsigned long long number) { bare_number.number = number; return &bare_number; }
 static inline PyObject *PyUnicode_FromString(const char *text) {
     PyObject *made = malloc(sizeof *made);
     if (made) made->text = text;

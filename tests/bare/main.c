@@ -1,7 +1,9 @@
-/* Runs the C engine on jobs from standard input and compares all memory with what the jobs say.
+/* Runs the C engine on jobs from standard input and compares all memory, and sums of what was filled, with what
+ * the jobs say.
  *
  * Prints the instruction sets, then how many jobs gave the bits expected on each. Exit code 1 at the first
- * difference, 2 where the jobs are broken. Compiled together with the engine: -include _engine.c.
+ * difference, 2 where the jobs are broken. Compiled together with the engine: -include
+ * _engine.c, -include _sums.c.
  */
 
 enum { GUARD = 0xA5 };
@@ -32,6 +34,8 @@ int main(int count, char **names) {
         const u64 key = number(), parts = number(), axes = number();
         const char *structures[3] = {bytes(key), bytes(parts), bytes(axes)};
         const u64 mixture = number(), type = number(), first = number(), offset = number(), size = number();
+        const u64 item = number(), place = number(), steps = number(), total = number();
+        const char *walked = bytes(steps);
         char *expected = bytes(size), *memory = malloc(size);
         if (!memory) exit(2);
         for (int isa = 1; isa < count; isa++) {
@@ -48,9 +52,17 @@ int main(int count, char **names) {
                 printf("%s differs in job %llu\n", names[isa], (unsigned long long)n);
                 return 1;
             }
+            bare_arguments[1].number = item; bare_arguments[2].number = place;
+            bare_arguments[3].bytes = walked; bare_arguments[3].size = (Py_ssize_t)steps;
+            bare_arguments[4].number = (uintptr_t)(memory + offset);
+            const PyObject *found = call("sum");
+            if (!found || found->number != total) {
+                printf("%s sums up otherwise in job %llu\n", names[isa], (unsigned long long)n);
+                return 1;
+            }
         }
         for (int i = 0; i < 3; i++) free((void *)(uintptr_t)structures[i]);
-        free(expected); free(memory);
+        free(expected); free(memory); free((void *)(uintptr_t)walked);
     }
     printf("%llu jobs give the bits expected\n", (unsigned long long)jobs);
     return 0;
