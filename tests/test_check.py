@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import seedbed as sb
+from seedbed.check import compare
 from seedbed.errors import UnknownSizeError
 from seedbed.fill import fill
+from seedbed.frameworks.torch.place import values
 from seedbed.initializers import Constant, Keep, Normal, Ones, Zeros
 from seedbed.store import NAMES, load
 
@@ -122,6 +124,38 @@ def test_a_tie_that_has_come_apart_is_found():
     assert sb.check(held, plan), "a copy of the same values is equal"
     held["1.weight"] += 1
     assert {f.path: f.verdict for f in sb.check(held, plan).different} == {"1.weight": "moved"}
+
+
+def test_values_that_must_be_copied_are_copied_when_they_are_asked_for():
+    """As from a device: a model on it need not fit into this memory."""
+    there = torch.tensor([1 + 2j, 3 - 1j]).conj()
+    held = values({"w": there})["w"]
+    there.conj()[0] = 5 + 5j
+    assert held.array.tolist() == [5 - 5j, 3 + 1j]
+    specs = sb.Specs((sb.ParamSpec(path="w", shape=(2,), dtype="complex64"),))
+    plan = sb.plan(specs, recipe=Ones())
+    assert sb.fingerprint(plan, {"w": there}) == sb.fingerprint(plan, {"w": there.resolve_conj()})
+
+
+def test_each_array_is_fetched_once_and_two_ties_are_held_together():
+    """A copy that took the memory of one just dropped would look like the same array."""
+
+    class Fetched:
+        dtype, shape, count = "float32", (2**20, 3), 0
+
+        def __init__(self, value):
+            self.value = value
+
+        @property
+        def array(self):
+            self.count += 1
+            return np.full(self.shape, self.value, np.float32)
+
+    spec = sb.ParamSpec(path="w", shape=Fetched.shape, aliases=("tied",))
+    plan = sb.plan(sb.Specs((spec,)), recipe=Ones())
+    held = {"w": Fetched(1), "tied": Fetched(2)}
+    assert {f.path: f.verdict for f in compare(held, plan)} == {"w": "equal", "tied": "moved"}
+    assert [one.count for one in held.values()] == [2, 2]
 
 
 @pytest.mark.parametrize("dtype", [*NAMES, "complex128"])

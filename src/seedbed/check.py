@@ -145,7 +145,8 @@ def compare(
 
 def _apart(one: Holder, other: Holder) -> bool:
     """Whether two arrays of one shape are in different memory."""
-    a, b = one.array.__array_interface__, other.array.__array_interface__
+    here, there = one.array, other.array  # both kept: a second copy from a device may take a dropped one's place
+    a, b = here.__array_interface__, there.__array_interface__
     return one.shape == other.shape and (a["data"][0], a["strides"]) != (b["data"][0], b["strides"])
 
 
@@ -162,8 +163,9 @@ def _compare(entry: Entry, path: str, held: Holder, progress: Progress | None) -
     if entry.kept:
         return Finding(path=path, verdict="kept")
     differing, largest, first = 0, 0.0, None
+    array = held.array  # asked for once: it may come from a device
     for region, here in pieces(entry, BLOCK, getattr(held, "shard", None)):
-        planned, there = fill(entry, region), np.asarray(held.array[here.slices], order="C")
+        planned, there = fill(entry, region), np.asarray(array[here.slices], order="C")
         unequal = _bits(planned) != _bits(there.astype(planned.dtype, copy=False))
         if unequal.any():
             places = np.argwhere(unequal)

@@ -1,6 +1,8 @@
 """Shards on eight devices, in a process that has them: run by `test_flax_sharded.py`, not collected by itself."""
 
 import functools
+import gc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +39,7 @@ STARTS = {
 ELEMENTWISE = [name for name in STARTS if name != "orthogonal"]
 TALKS = ("all-gather", "all-reduce", "collective-permute", "all-to-all", "reduce-scatter", "send", "recv")
 COMPILED = []
+STATUS = Path("/proc/self/status")
 
 
 def _heard(event, *_, **__):
@@ -156,6 +159,24 @@ def test_shards_of_arrays_that_lie_in_a_layout_are_those_of_the_whole(house, nam
         regions = place.regions_of(even("", entry.spec), entry.spec.sizes)
         for device, array in (place.by_devices(entry, regions) if place.makes(entry, regions) else {}).items():
             assert np.array_equal(np.asarray(array), whole[entry.spec.path][regions[device].slices]), entry.spec.path
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="the system does not say how much memory is in use")
+def test_a_look_at_shards_leaves_no_copy_behind():
+    """JAX keeps what it puts together for NumPy as long as the array."""
+    spec = sb.ParamSpec(path="w", shape=(8192, 2048))
+    plan = sb.plan(sb.Specs((spec,)), recipe=i.Ones())
+    held = {"w": jax.device_put(jnp.ones(spec.sizes), NamedSharding(MESHES["two axes"], P("tp", "dp")))}
+    expected, before = sb.fingerprint(plan), in_use()
+    assert sb.check(held, plan)
+    assert sb.fingerprint(plan, held) == expected
+    assert in_use() - before < spec.nbytes / 2
+
+
+def in_use():
+    """Bytes of memory that is no file's."""
+    gc.collect()
+    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("RssAnon")) * 1024
 
 
 def even(path, spec):

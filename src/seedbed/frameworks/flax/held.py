@@ -19,12 +19,34 @@ from seedbed.shard import Shard
 
 
 class Held(NamedTuple):
-    """An array's values, with the name of its dtype; of one that processes share, those that this one has."""
+    """An array's values, with the name of its dtype; of one that processes share, those that this one has.
+
+    Attributes:
+        given: The array.
+        shard: What this process has of it, where others have some.
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    array: NDArray[Any]
+    given: Any
     shard: Shard | None = None
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """On the CPU, put together when it is asked for: JAX would keep what it puts together as long as the array."""
+        parts = _parts(self.given)
+        if len(parts) == 1 or not hasattr(self.given, "addressable_shards"):
+            (there,) = parts.values() or [self.given]
+            return np.asarray(there).view(storage_dtype(self.dtype))
+        shard = self.shard or Shard.whole(self.shape)
+        values = np.empty(shard.shape, storage_dtype(self.dtype))
+        for there, here in shard.boxes():
+            for region, data in parts.items():
+                common = there.shared(region)
+                if common is not None:
+                    found = np.asarray(data).view(values.dtype)[common.moved(region.start).slices]
+                    values[common.moved(there.start).moved(tuple(-n for n in here.start)).slices] = found
+        return values
 
 
 def held(path: str, array: Any) -> Held:
@@ -35,9 +57,8 @@ def held(path: str, array: Any) -> Held:
     """
     dtype, shape = str(array.dtype), tuple(array.shape)
     if getattr(array, "is_fully_addressable", True):
-        return Held(dtype, shape, np.asarray(array).view(storage_dtype(dtype)))
-    parts = {region_of(shard.index, shape): shard.data for shard in array.addressable_shards}
-    shard = _grid(list(parts), shape)
+        return Held(dtype, shape, array)
+    shard = _grid(list(_parts(array)), shape)
     if shard is None:
         raise ModelError(
             f"{path}: the shards that this process has lie in no grid, and cannot be compared together.",
@@ -45,14 +66,12 @@ def held(path: str, array: Any) -> Held:
             remedy="Give it a sharding whose devices of one process are neighbors in the mesh.",
             path=path,
         )
-    values = np.empty(shard.shape, storage_dtype(dtype))
-    for there, here in shard.boxes():
-        for region, data in parts.items():
-            common = there.shared(region)
-            if common is not None:
-                found = np.asarray(data).view(values.dtype)[common.moved(region.start).slices]
-                values[common.moved(there.start).moved(tuple(-n for n in here.start)).slices] = found
-    return Held(dtype, shape, values, shard)
+    return Held(dtype, shape, array, shard)
+
+
+def _parts(array: Any) -> dict[Region, Any]:
+    """The different shards that this process has; none of what is no array of JAX."""
+    return {region_of(s.index, tuple(array.shape)): s.data for s in getattr(array, "addressable_shards", ())}
 
 
 def _grid(regions: list[Region], shape: tuple[int, ...]) -> Shard | None:

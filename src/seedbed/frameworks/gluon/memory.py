@@ -112,17 +112,20 @@ def start(entry: Entry, memory: Memory) -> None:
 
 
 class Values(NamedTuple):
-    """A parameter's values on the CPU, with the name of its dtype."""
+    """A parameter's values, with the name of its dtype."""
 
     dtype: str
     shape: tuple[int, ...]
-    array: NDArray[Any]
+    given: MXArray
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """As NumPy has them: where they are when NumPy reaches them, or copied when they are asked for."""
+        view = view_of(self.given)
+        found: NDArray[Any] = self.given.asnumpy() if view is None else view
+        return found
 
 
 def values_of(arrays: Mapping[str, MXArray]) -> dict[str, Values]:
-    """Arrays as NumPy has them, where they are when NumPy reaches them."""
-    found = {}
-    for path, array in arrays.items():
-        view = view_of(array)
-        found[path] = Values(plain(array.dtype), tuple(array.shape), array.asnumpy() if view is None else view)
-    return found
+    """Arrays by path, as the spine takes them."""
+    return {path: Values(plain(array.dtype), tuple(array.shape), array) for path, array in arrays.items()}

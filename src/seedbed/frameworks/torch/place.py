@@ -267,12 +267,22 @@ def become(tensor: torch.Tensor, real: torch.Tensor) -> None:
 
 
 class Held(NamedTuple):
-    """A tensor's values on the CPU, with the name of its dtype; of a sharded one, those that this process owns."""
+    """A tensor's values, with the name of its dtype; of a sharded one, those that this process owns.
+
+    Attributes:
+        tensor: Where they are.
+        shard: What this process owns of a sharded one.
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    array: NDArray[Any]
+    tensor: torch.Tensor
     shard: Shard | None = None
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """On the CPU; copied there when it is asked for, so that a model on a device need not fit into this memory."""
+        return view_of(local(self.tensor).cpu().resolve_conj().resolve_neg(), self.dtype)
 
 
 def values(tensors: Mapping[str, torch.Tensor] | Iterator[tuple[str, torch.Tensor]]) -> dict[str, Held]:
@@ -291,9 +301,5 @@ def values(tensors: Mapping[str, torch.Tensor] | Iterator[tuple[str, torch.Tenso
                 remedy="Start the model first:\n    seedbed.initialize(model, ...)",
                 path=path,
             )
-    found, shards = {}, shards_of(tensors)
-    for path, tensor in tensors.items():
-        dtype = plain(tensor.dtype)
-        there = local(tensor).cpu().resolve_conj().resolve_neg()
-        found[path] = Held(dtype, tuple(tensor.shape), view_of(there, dtype), shards.get(path))
-    return found
+    shards = shards_of(tensors)
+    return {p: Held(plain(t.dtype), tuple(t.shape), t, shards.get(p)) for p, t in tensors.items()}
