@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import transformers
-from alike import compare
 from shrunk import candidates
 from tests.frameworks.pairs import named
 from torch import nn
@@ -36,6 +35,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _LazyAutoMapping
 
+from alike import compare
 from seedbed.errors import SeedbedError
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "architectures.md"
