@@ -143,7 +143,7 @@ def test_the_commands_and_options_are_these():
         name: [p.opts[0] for p in sub.params if p.opts[0] != "--help"] for name, sub in sorted(group.commands.items())
     }
     assert [p.opts[0] for p in group.params if p.opts[0] != "--help"] == ["--version"]
-    planned = ["--input", "--recipe", "--seed", "--streams", "--real", "--base", "--leave"]
+    planned = ["--input", "--recipe", "--seed", "--streams", "--parts", "--real", "--base", "--leave"]
     assert found == {
         "check": ["checkpoint", "model", *planned, "--fingerprint"],
         "init": ["model", "--out", *planned, "--shard-size", "--process", "--replace", "--threads", "--quiet"],
@@ -193,6 +193,19 @@ def test_streams_have_other_names_than_paths(run, told):
     Path("streams.py").write_text(f"names = {names!r}\n")
     asked = ["net.py:sized", "-r", "he", "--streams", told]
     expected = sb.plan(model("sized"), recipe="he", streams="position")
+    assert sb.Plan.from_json(run("plan", *asked, "--json")[1]) == expected
+    assert run("init", *asked, "--out", "there")[0] == 0
+    assert sb.check("there", expected)
+    assert run("check", "there", *asked)[0] == 0
+    assert run("check", "there", *asked[:-2])[0] == 1
+
+
+def test_arrays_hold_the_parts_that_a_file_tells(run):
+    Path("held.py").write_text("import seedbed\nhalves = {'0.weight': seedbed.Parts(('up.weight', 'gate.weight'))}\n")
+    asked = ["net.py:sized", "-r", "he", "--parts", "held.py:halves"]
+    parts = {"0.weight": sb.Parts(("up.weight", "gate.weight"))}
+    expected = sb.plan(model("sized"), recipe="he", parts=parts)
+    assert "· gate.weight" in run("plan", *asked)[1]
     assert sb.Plan.from_json(run("plan", *asked, "--json")[1]) == expected
     assert run("init", *asked, "--out", "there")[0] == 0
     assert sb.check("there", expected)
@@ -520,6 +533,17 @@ WRONG = {
     "streams": (
         ["plan", "net.py:sized", "--streams", "positions"],
         "streams: must be a mapping of paths to names, or 'position', got 'positions'.\n\nWrite streams={path: name}.",
+    ),
+    "parts": (
+        ["plan", "net.py:sized", "--parts", "net.py:number"],
+        (
+            "parts: must be a mapping of patterns to Parts, got 3.\n\n"
+            "Write parts={'*.qkv.weight': seedbed.Parts(('*.q.weight', '*.k.weight', '*.v.weight'))}."
+        ),
+    ),
+    "parts_not_named": (
+        ["plan", "net.py:sized", "--parts", "qkv"],
+        "'qkv': must be FILE.py:NAME or package.module:NAME.",
     ),
     "seed": (["plan", "net.py:sized", "-s", "-1"], "seed: must be a whole number from 0 to 2**64 - 1, got -1."),
     "sizes_unknown": (

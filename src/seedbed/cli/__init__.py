@@ -82,6 +82,14 @@ StreamNames = Annotated[
         help="Key the numbers by the places of layers, and not by paths; or by a mapping of paths to names, FILE.py:NAME.",
     ),
 ]
+PartsName = Annotated[
+    str | None,
+    typer.Option(
+        "--parts",
+        metavar="FILE.py:NAME",
+        help="The logical parameters that arrays hold, such as packed q, k and v: a mapping of patterns to seedbed.Parts.",
+    ),
+]
 Real = Annotated[
     bool, typer.Option("--real", help="Build the model with memory, so that values its constructor computes are there.")
 ]
@@ -121,6 +129,7 @@ def plan_command(
     recipe: RecipeName = None,
     seed: Seed = 0,
     streams: StreamNames = None,
+    parts: PartsName = None,
     real: Real = False,
     base: Base = None,
     leave: Leave = None,
@@ -147,7 +156,7 @@ def plan_command(
         raise InputError(
             "--json: the plan as JSON knows of no mesh.", remedy="Ask for one of the two: --mesh or --json"
         )
-    _, made = _planned(model, inputs, recipe, seed, streams, real, base, leave)
+    _, made = _planned(model, inputs, recipe, seed, streams, parts, real, base, leave)
     if json:
         typer.echo(made.to_json())
         return
@@ -180,6 +189,7 @@ def init_command(
     recipe: RecipeName = None,
     seed: Seed = 0,
     streams: StreamNames = None,
+    parts: PartsName = None,
     real: Real = False,
     base: Base = None,
     leave: Leave = None,
@@ -199,7 +209,7 @@ def init_command(
 ) -> None:
     """Write the started parameters as a safetensors checkpoint."""
     rank, of = process_told(process)
-    built, made = _planned(model, inputs, recipe, seed, streams, real, base, leave)
+    built, made = _planned(model, inputs, recipe, seed, streams, parts, real, base, leave)
     made.require_known()
     kept = [e.spec.path for e in made if e.kept and e.spec.persistent]
     if kept and not real:
@@ -246,6 +256,7 @@ def check_command(
     recipe: RecipeName = None,
     seed: Seed = 0,
     streams: StreamNames = None,
+    parts: PartsName = None,
     real: Real = False,
     base: Base = None,
     leave: Leave = None,
@@ -254,7 +265,7 @@ def check_command(
     ] = False,
 ) -> None:
     """Compare a checkpoint with its plan, bit for bit; exit code 1 when it differs."""
-    _, made = _planned(model, inputs, recipe, seed, streams, real, base, leave)
+    _, made = _planned(model, inputs, recipe, seed, streams, parts, real, base, leave)
     findings = seedbed.check(checkpoint, made, progress=sys.stderr.isatty() or None)
     typer.echo(str(findings))
     if fingerprint:
@@ -282,6 +293,7 @@ def _planned(
     recipe: str | None,
     seed: int,
     streams: str | None,
+    parts: str | None,
     real: bool,
     base: Path | None = None,
     leave: list[str] | None = None,
@@ -289,9 +301,10 @@ def _planned(
     positional, named = _inputs(inputs or [])
     with redirect_stdout(sys.stderr):  # what the user's own code prints is no part of a table or of JSON
         built = loading.model_of(model, real)
-        chosen, names = _chosen(recipe), _chosen(streams)
+        chosen, names, held = _chosen(recipe), _chosen(streams), loading.named(parts) if parts else None
     specs = framework_of(built).trace(built, positional, named)  # by hand: an input may be called `seed` or `model`
-    return built, seedbed.plan(specs, recipe=chosen, seed=seed, streams=names, checkpoint=base, leave=leave or ())
+    made = seedbed.plan(specs, recipe=chosen, seed=seed, streams=names, parts=held, checkpoint=base, leave=leave or ())
+    return built, made
 
 
 def _chosen(text: str | None) -> Any:
