@@ -18,6 +18,9 @@ from seedbed.plan import Entry, Plan
 from seedbed.region import Region, blocks
 from seedbed.shard import Shard
 
+PART = 1 << 22
+"""Elements of an array handed to a thread at a time: nothing is made for them, and handing over costs as much as 100,000."""
+
 
 class Sum(NamedTuple):
     """What one process has of a parameter, summed up.
@@ -115,7 +118,7 @@ def _blocks(entries: list[Entry], there: Mapping[str, Any]) -> Iterator[_Block]:
         key = int.from_bytes(hashlib.blake2b(entry.spec.path.encode(), digest_size=8).digest(), "little")
         # Asked for once: it may come from a device, and is dropped when its blocks are summed up.
         whole = _Whole(entry, key, shape, None if held is None else held.array)
-        for place, here in pieces(entry, BLOCK) if held is None else shard.blocks(BLOCK):
+        for place, here in pieces(entry, BLOCK) if held is None else shard.blocks(PART):
             yield whole, place, here
 
 
