@@ -52,6 +52,7 @@ slow: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/fills.py benchmarks/results/fills.md
 	$(BIN)/python benchmarks/disk.py benchmarks/results/disk.md
+	$(BIN)/python benchmarks/sums.py benchmarks/results/sums.md
 	$(BIN)/python benchmarks/models.py benchmarks/results/models.md
 	$(BIN)/python benchmarks/shards.py benchmarks/results/shards.md
 	$(BIN)/python benchmarks/flax_starts.py benchmarks/results/flax.md
