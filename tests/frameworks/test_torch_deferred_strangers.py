@@ -31,6 +31,18 @@ def table():
 
 
 @case
+def old_ways_to_make_a_tensor(self):
+    one = torch.ones(2, dtype=torch.float64)
+    self.like = nn.Parameter(one.new(torch.Size([2, 3])).uniform_(-1, 1))
+    self.register_buffer("of_a_size", one.new(one.size()).fill_(1))
+    self.register_buffer("of_none", one.new(torch.Size([])).fill_(2))
+    self.register_buffer("values", one.new((2, 3)))
+    self.register_buffer("listed", one.new([2, 3]))
+    self.register_buffer("counted", one.new(2, 3).zero_())
+    self.register_buffer("laplace", torch.distributions.Laplace(0.0, 1.0).sample((4, 6)))
+
+
+@case
 def a_forward_in_training(self):
     self.body = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten())
     with torch.no_grad():

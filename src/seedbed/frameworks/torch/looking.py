@@ -67,7 +67,8 @@ class Looking(TorchFunctionMode):
         if func is torch.Tensor.new_tensor:  # it would make a meta tensor without its values
             facts = {"dtype": args[0].dtype, "device": self.recording.device_of(args[0]), **kwargs}
             return self.__torch_function__(torch.tensor, types, args[1:], facts)
-        if func is torch.Tensor.new and len(args) == 2 and isinstance(args[1], (list, tuple)):
+        listed = func is torch.Tensor.new and len(args) == 2 and isinstance(args[1], (list, tuple))
+        if listed and not isinstance(args[1], torch.Size):  # any other is of values
             return self.__torch_function__(torch.Tensor.new_tensor, types, args)
         return func(*args, **kwargs)
 
