@@ -659,8 +659,10 @@ CASES = {
     # Deferred construction.
     "capture_reads_what_is_drawn": lambda: built("weight = torch.randn(3)\nscale = weight.std().item()"),
     "capture_needs_what_is_drawn": lambda: built("weight = torch.randn(3)\nplaces = weight.nonzero()"),
-    "capture_of_another_draw": lambda: built("chances = torch._sample_dirichlet(torch.ones(3))"),
-    "capture_of_a_draw_without_numbers": lambda: started("self.w = nn.Parameter(torch.poisson(torch.ones(3)))"),
+    "capture_of_another_draw": lambda: built("chances = torch.eye(3).to_sparse().bernoulli_()"),
+    "capture_of_a_draw_without_numbers": lambda: started(
+        "self.w = nn.Parameter(torch.poisson(torch.ones(3), torch.Generator()))"
+    ),
     "capture_of_a_model_compiled_by_jit": lambda: sb.plan(
         nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)))
     ),

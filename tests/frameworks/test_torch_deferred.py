@@ -7,13 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.frameworks.pairs import agree, deferred, named, net
+from scipy import stats
+from tests.frameworks.pairs import ALPHA, agree, deferred, named, net
 from torch import nn
 from torch.nn.init import trunc_normal_, xavier_uniform_
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import seedbed as sb
+from seedbed.fill import Draw, Region, fill
 from seedbed.frameworks.torch import diverted
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant")
@@ -323,6 +325,54 @@ def test_draws_of_whole_numbers():
     assert set(model.digits.tolist()) == set(range(5))
     assert abs(model.chances.mean() - 0.3) < 0.13, "six standard deviations"
     assert set(model.dropped.tolist()) == {0.0, torch.tensor(1 / 0.7).item()}
+
+
+@net
+def drawn_by_pytorch(self):
+    """Draws that are none of seedbed's."""
+    laws, rate = torch.distributions, torch.full((20, 20), 2.5)
+    self.register_buffer("poisson", torch.poisson(rate))
+    self.register_buffer("of_a_draw", torch.poisson(torch.rand(20, 20)))
+    self.gamma = nn.Parameter(laws.Gamma(rate, rate).sample())
+    self.register_buffer("beta", laws.Beta(2.0, 3.0).sample((300,)))
+    self.register_buffer("shares", laws.Dirichlet(rate).sample())
+    self.register_buffer("freedom", laws.StudentT(rate).sample())
+    self.register_buffer("binomial", torch.binomial(torch.full((300,), 9.0), torch.full((300,), 0.3)))
+    self.register_buffer("chosen", torch.multinomial(torch.arange(9.0).expand(300, 9), 1))
+    self.register_buffer("apart", torch.multinomial(torch.ones(300, 9), 4))
+    self.register_buffer("long", torch.randint(2**40, (300,)))
+    self.register_buffer("longest", torch.empty(300, dtype=torch.int64).random_())
+    self.register_buffer("slope", nn.functional.rrelu(-torch.ones(300), training=True))
+
+
+def test_draws_of_pytorchs_own_have_a_generator_for_each():
+    model = agree(drawn_by_pytorch, discrete=True)
+    theirs = [named(drawn_by_pytorch()) for _ in range(3)]
+    for path, mine in named(model).items():
+        eager = torch.cat([t[path].detach().double().flatten() for t in theirs])
+        assert stats.ks_2samp(mine.detach().double().flatten(), eager).pvalue > ALPHA, path
+    assert (model.apart.sort().values.diff() > 0).all(), "no place twice"
+    assert torch.allclose(model.shares.sum(-1), torch.ones(20))
+    plan = sb.plan(deferred(drawn_by_pytorch))
+    said = {e.spec.path: str(e.start) for e in plan}
+    assert said["poisson"] == "computed: full, poisson; draws of PyTorch's own"
+    assert all(text.endswith("; draws of PyTorch's own") for text in said.values())
+    for path in ("gamma", "of_a_draw"):
+        whole = fill(plan[path])
+        assert np.array_equal(fill(plan[path], Region((3, 5), (9, 20))), whole[3:9, 5:20])
+        assert np.array_equal(whole, named(model)[path].detach().numpy())
+
+
+def test_the_state_of_that_generator_is_seedbeds_words():
+    """As NumPy's generator of the same kind gives them."""
+    self = deferred(net(lambda self: self.register_buffer("bytes", torch.randint(-(2**62), 2**62, (50,)))))
+    (entry,) = sb.plan(self, seed=7)
+    twister = np.random.MT19937()
+    words = Draw(entry.key, (624,), Region.whole((624,))).bits()
+    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+    high, low = twister.random_raw(100).reshape(50, 2).astype(np.uint64).T
+    numbers = (high << np.uint64(32) | low) % np.uint64(2**63)
+    assert np.array_equal(fill(entry), numbers.astype(np.int64) - 2**62)
 
 
 def test_what_is_computed_from_a_draw_is_computed_from_those_numbers():

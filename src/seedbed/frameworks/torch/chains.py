@@ -28,6 +28,7 @@ from seedbed.frameworks.torch.replay import (
     carry_out_draw,
     default_dtype,
     of_numpy,
+    ours,
     tensor_on,
 )
 from seedbed.initializers import Chain
@@ -302,7 +303,7 @@ def _by_element(event: Event) -> bool:
     """Whether an operation treats each element by itself, if its tensors have the same elements."""
     name = event.name
     if event.random:
-        return name in DRAWS
+        return name in DRAWS and ours(event)
     if event.taken is not None:
         return False
     if isinstance(event.func, str):

@@ -200,19 +200,41 @@ def carry_out_draw(event: Event, args: Any, kwargs: Any, draw_for: DrawFor) -> A
     if isinstance(event.func, str):
         diverted.carry_out(event.func, kwargs, args[0], draw_for(event, tuple(args[0].shape)))
         return args[0]
-    schema = event.func._schema.arguments
-    given = {a.name: a.default_value for a in schema if a.has_default_value()}
-    given |= dict(zip((a.name for a in schema), args, strict=False)) | kwargs
+    if not ours(event):
+        return _by_pytorch(event, args, kwargs, draw_for)
+    given = _given(event, args, kwargs)
     into = given.get("self") if event.name.endswith("_") else given.get("out")
     shape = tuple(into.shape) if into is not None else event.outs[0][2].size
     dtype = into.dtype if into is not None else event.outs[0][3]
     if dtype.is_complex:
         made = _complex(event.name.rstrip("_"), given, draw_for(event, (*shape, 2)))
     else:
-        if event.func is torch.ops.aten.random_.default:
-            given["to"] = _most(dtype) + 1
-        made = torch.as_tensor(_values(event, event.name.rstrip("_"), given, draw_for(event, shape)))
+        made = torch.as_tensor(_values(event.name.rstrip("_"), given, draw_for(event, shape)))
     return into.copy_(made) if into is not None else made
+
+
+def ours(event: Event) -> bool:
+    """Whether seedbed has numbers for what is drawn; all else PyTorch draws itself."""
+    name = event.name.rstrip("_")
+    if isinstance(event.func, str) or name not in WHOLE_NUMBERS:
+        return isinstance(event.func, str) or name in OURS
+    low, high = _ends(_given(event, event.args, event.kwargs))
+    return high is not None and 0 < high - low <= 2**32
+
+
+def _given(event: Event, args: Any, kwargs: Any) -> dict[str, Any]:
+    """An operator's arguments by their names."""
+    schema = event.func._schema.arguments
+    given = {a.name: a.default_value for a in schema if a.has_default_value()}
+    given |= dict(zip((a.name for a in schema), args, strict=False)) | kwargs
+    if event.func is torch.ops.aten.random_.default:
+        given["to"] = _most(given["self"].dtype) + 1
+    return given
+
+
+def _ends(given: Mapping[str, Any]) -> tuple[int, int | None]:
+    """The first whole number that may be drawn, and the one after the last."""
+    return given.get("low", given.get("from", 0)) or 0, given.get("high", given.get("to"))
 
 
 def _most(dtype: torch.dtype) -> int:
@@ -230,7 +252,15 @@ def _complex(name: str, given: dict[str, Any], draw: Draw) -> torch.Tensor:
     return z * given.get("std", 1.0) + given.get("mean", 0.0)
 
 
-def _values(event: Event, name: str, given: dict[str, Any], draw: Draw) -> Any:
+WHOLE_NUMBERS = {"randint", "randint_like", "random"}
+OURS = {
+    *(*WHOLE_NUMBERS, "normal", "randn", "randn_like", "uniform", "rand", "rand_like", "randperm", "log_normal"),
+    *("bernoulli", "exponential", "cauchy", "geometric"),
+}
+"""What `_values` draws."""
+
+
+def _values(name: str, given: dict[str, Any], draw: Draw) -> Any:
     def number(value: Any, default: float) -> Any:
         return default if value is None else value.double().numpy() if isinstance(value, torch.Tensor) else value
 
@@ -245,26 +275,53 @@ def _values(event: Event, name: str, given: dict[str, Any], draw: Draw) -> Any:
         return draw.uniform(given.get("from", 0.0), given.get("to", 1.0))
     if name == "randperm":
         return np.argsort(draw.bits(), kind="stable")
-    if name in ("randint", "randint_like", "random"):
-        low, high = given.get("low", given.get("from", 0)) or 0, given.get("high", given.get("to"))
-        if high is not None and 0 < high - low <= 2**32:
-            return low + ((draw.bits().astype(np.uint64) * np.uint64(high - low)) >> np.uint64(32)).astype(np.int64)
+    if name in WHOLE_NUMBERS:
+        low, high = _ends(given)
+        assert high is not None, "others are not ours"
+        return low + ((draw.bits().astype(np.uint64) * np.uint64(high - low)) >> np.uint64(32)).astype(np.int64)
     if name == "log_normal":
         return np.exp(draw.normal().astype(np.float64) * given["std"] + given["mean"])
-    if name in ("bernoulli", "exponential", "cauchy", "geometric"):
-        u = draw.uniform().astype(np.float64)
-        if name == "bernoulli":
-            chance = given.get("p")
-            return u < number(given.get("self") if chance is None else chance, 0.5)
-        if name == "exponential":
-            return -np.log1p(-u) / given["lambd"]
-        if name == "cauchy":
-            return given["median"] + given["sigma"] * np.tan(math.pi * (u - 0.5))
-        return np.maximum(1, np.ceil(np.log1p(-u) / math.log1p(-given["p"])))
-    raise CaptureError(
-        f"{event.site}: {event.name} draws in a way that seedbed's numbers do not have.",
-        remedy="Give what it starts a rule of its own:\n    seedbed.initialize(model, recipe={'...': ...})",
-    )
+    u = draw.uniform().astype(np.float64)
+    if name == "bernoulli":
+        chance = given.get("p")
+        return u < number(given.get("self") if chance is None else chance, 0.5)
+    if name == "exponential":
+        return -np.log1p(-u) / given["lambd"]
+    if name == "cauchy":
+        return given["median"] + given["sigma"] * np.tan(math.pi * (u - 0.5))
+    assert name == "geometric"
+    return np.maximum(1, np.ceil(np.log1p(-u) / math.log1p(-given["p"])))
+
+
+TWISTER = 624
+"""32-bit words of PyTorch's generator on the CPU, a Mersenne twister."""
+STATE = 24
+"""Where they stand in what it tells of its state, in 8 bytes each."""
+
+
+def _by_pytorch(event: Event, args: Any, kwargs: Any, draw_for: DrawFor) -> Any:
+    """A drawing operator, by a generator of PyTorch's whose state is made of seedbed's words."""
+    func = _with_generator(event.func)
+    if func is None or any(isinstance(v, torch.Generator) for v in (*event.args, *event.kwargs.values())):
+        raise CaptureError(
+            f"{event.site}: {event.name} draws in a way that seedbed's numbers do not have.",
+            remedy="Give what it starts a rule of its own:\n    seedbed.initialize(model, recipe={'...': ...})",
+        )
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    words = state[STATE : STATE + 8 * TWISTER].view(torch.int64)
+    words.copy_(torch.from_numpy(draw_for(event, (TWISTER,)).bits().astype(np.int64)))
+    generator.set_state(state)
+    given = dict(zip((a.name for a in event.func._schema.arguments), args, strict=False)) | kwargs
+    return func(**given | {"generator": generator})
+
+
+def _with_generator(func: Any) -> Any:
+    """An operator, in the form that is given a generator; None where it has no such form."""
+    names = {a.name for a in func._schema.arguments} | {"generator"}
+    packet = func.overloadpacket
+    forms = (getattr(packet, name) for name in packet.overloads())
+    return next((f for f in (func, *forms) if {a.name for a in f._schema.arguments} == names), None)
 
 
 def described(cell: Cell) -> str:
@@ -272,4 +329,5 @@ def described(cell: Cell) -> str:
     events = [e for e in events_of(cell) if e.name not in UNSEEN]
     names = [e.name.strip("_") + " by a generator" * (e.taken is not None) for e in events]
     short = [n for i, n in enumerate(names) if i == 0 or names[i - 1] != n]
-    return ", ".join(short if len(short) <= 5 else [*short[:2], f"{len(short) - 3} more", short[-1]]) or "given values"
+    text = ", ".join(short if len(short) <= 5 else [*short[:2], f"{len(short) - 3} more", short[-1]]) or "given values"
+    return text + "; draws of PyTorch's own" * any(e.random and not ours(e) for e in events)
