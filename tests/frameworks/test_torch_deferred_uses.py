@@ -1,7 +1,9 @@
 """What people do with a deferred model between its construction and its start, and after it."""
 
 import copy
+import gc
 import io
+import weakref
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,39 @@ def test_hooks_on_parameters_see_each_gradient_once(how):
     model.seen.clear()
     model.backward()
     assert "hook" not in model.seen
+
+
+class Referred(nn.Module):
+    """Tensors that carry attributes, and that something refers to weakly."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.register_buffer("table", torch.arange(3.0))
+        self.fc.weight.kind, self.table.kind = "matrix", "vector"
+        self.refs = [weakref.ref(t) for t in (self.fc.weight, self.fc.bias, self.table)]
+        self.table.again = self.refs
+
+
+def test_attributes_and_weak_references_stay():
+    model = deferred(Referred)
+    tensors = [model.fc.weight, model.fc.bias, model.table]
+    assert sb.check(sb.initialize(model), sb.plan(model))
+    assert all(ref() is t and not t.is_meta for ref, t in zip(model.refs, tensors, strict=True))
+    assert (model.fc.weight.kind, model.table.kind, model.table.again) == ("matrix", "vector", model.refs)
+    model.fc(torch.ones(1, 3)).sum().backward()
+    assert model.refs[0]().grad is not None
+    del tensors, model.fc
+    gc.collect()
+    assert [ref() is None for ref in model.refs] == [True, True, False]
+
+
+def test_a_buffer_that_nothing_refers_to_keeps_its_attributes():
+    def build(self):
+        self.register_buffer("table", torch.arange(3.0))
+        self.table.kind = "vector"
+
+    assert sb.initialize(deferred(net(build))).table.kind == "vector"
 
 
 # The start.

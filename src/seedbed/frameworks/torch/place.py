@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -256,11 +257,14 @@ def draw(seed: int, stream: str, number: int, shape: tuple[int, ...]) -> Draw:
 def become(tensor: torch.Tensor, real: torch.Tensor) -> None:
     """Give a tensor memory; it stays the same object, with its class, attributes and hooks."""
     if type(tensor) is not torch.Tensor and not is_sharded(tensor):
-        made = torch.Tensor._make_subclass(type(tensor), real, tensor.requires_grad)
-        made.__dict__.update(tensor.__dict__)
-        real = made
+        real = torch.Tensor._make_subclass(type(tensor), real, tensor.requires_grad)
+    if not is_sharded(tensor):
+        real.__dict__.update(tensor.__dict__)
     hooks = {name: getattr(tensor, name) for name in HOOKS}
-    torch.utils.swap_tensors(tensor, real)
+    if weakref.getweakrefs(tensor):  # which PyTorch's own function refuses, and which are to stay
+        torch._C._swap_tensor_impl(tensor, real)
+    else:
+        torch.utils.swap_tensors(tensor, real)
     for name, registered in hooks.items():  # they are known to the memory that was swapped away
         if registered is not None:
             setattr(tensor, name, registered)
