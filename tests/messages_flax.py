@@ -153,6 +153,8 @@ CASES = {
     "flax_sharding_of_a_layer": lambda: sb.initialize(
         nn.Sequential([dense(), dense()]), (1, 4), sharding={"layers_1": on_many()}
     ),
+    "flax_sharding_of_a_wish": lambda: sb.initialize(dense(), sharding={"kernel": on_many()}),
+    "flax_sharding_of_a_lazy_layer": lambda: sb.initialize(nnx.Sequential(lazy()), sharding=on_many()),
     "flax_device_unknown": lambda: sb.initialize(dense(), (1, 3), device="abacus"),
     "flax_lazy_of_linen": lambda: sb.lazy(nn.Dense, sb.dim(-1), 3),
     "flax_dim_not_there": lambda: sb.plan(

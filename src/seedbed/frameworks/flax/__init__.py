@@ -12,7 +12,7 @@ from flax import linen as flax_linen
 from flax import nnx as flax_nnx
 from flax.core import meta
 
-from seedbed.errors import InputError, ModelError, PlanError
+from seedbed.errors import InputError, ModelError, PlanError, shown
 from seedbed.frameworks import Ranks, Room
 from seedbed.frameworks.flax import graph, layers, nnx, wish
 from seedbed.frameworks.flax.held import Held, held, ranks_of
@@ -110,6 +110,13 @@ def fit(plan: Plan, model: Any) -> None:
 def placing(plan: Plan, model: Any, device: Any, sharding: Any, which: Which) -> Iterator[Room]:
     """Where the plan's values go: new variables for linen, the model's own for nnx."""
     fit(plan, model)
+    if which == "known" and sharding is not None:
+        raise InputError(
+            f"sharding: {plan.unknown[0]} has no size yet, and a wish that is kept knows of no layout.",
+            facts=shown(plan.unknown) if len(plan.unknown) > 1 else (),
+            remedy="Give the inputs, so that all of it starts now:\n    seedbed.initialize(model, ..., sharding=...)",
+            paths=plan.unknown,
+        )
     traced = isinstance(jnp.zeros(()), jax.core.Tracer)
     filling = Filling(device_of(device), by_path(sharding, plan, model))
     if not isinstance(model, flax_linen.Module):
