@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tests.frameworks.pairs import agree, deferred, named, net, same
 from torch import nn
 from torch.nn import init
+from torch.nn.modules import module as hooks
 
 import seedbed as sb
 from seedbed.errors import CaptureError, ModelError, PlanError
@@ -388,6 +390,23 @@ def test_what_was_built_may_be_put_under_another_name():
     assert sb.check(sb.materialize(plan, model), plan)
 
 
+def test_a_start_breaks_no_other_thread_that_puts_a_parameter_into_a_layer():
+    def started_meanwhile(*_):
+        thread = threading.Thread(target=sb.initialize, args=(model,))
+        thread.start()
+        thread.join()
+
+    model = deferred(headed)
+    first = hooks.register_module_parameter_registration_hook(started_meanwhile)
+    last = hooks.register_module_parameter_registration_hook(lambda *_: None)
+    try:
+        nn.Module().register_parameter("weight", nn.Parameter(torch.zeros(1)))
+    finally:
+        first.remove()
+        last.remove()
+    assert not model.head.weight.is_meta
+
+
 def test_nothing_is_followed_once_all_is_started():
     models = [deferred(headed) for _ in range(2)]
     others = {id(note) for note in noted._waiting} - {id(m.__dict__[noted.NOTE]) for r in models for m in r.modules()}
@@ -395,7 +414,6 @@ def test_nothing_is_followed_once_all_is_started():
     for model in models:
         sb.initialize(model)
     assert {id(note) for note in noted._waiting} <= others
-    assert bool(noted._handles) == bool(noted._waiting)
     model.head.weight = nn.Parameter(torch.zeros(3, 3))
     assert sb.plan(model)["head.weight"].start == Normal(std=3.0)
 

@@ -118,7 +118,10 @@ _handles: list[Any] = []
 
 
 def wait(notes: Iterable[Note]) -> None:
-    """Follow what is put into layers until models of these notes are started."""
+    """Follow what is put into layers until models of these notes are started.
+
+    What PyTorch calls for it stays: taken away, it would break the loops of threads that build models meanwhile.
+    """
     with _lock:
         _waiting.update(note for note in notes if note.built)
         if _waiting and not _handles:
@@ -136,11 +139,11 @@ def settled_now(model: nn.Module) -> None:
                 noted.fresh = False
                 noted.built.clear()
                 _waiting.discard(noted)
-        while _handles and not _waiting:
-            _handles.pop().remove()
 
 
 def _follow(module: nn.Module, leaf: str, tensor: torch.Tensor | None) -> None:
+    if not _waiting:
+        return
     noted = note_of(module)
     mark = mark_of(tensor) if tensor is not None else None
     if tensor is None or (noted is None and mark is None) or is_lazy(tensor) or is_sharded(tensor):
