@@ -61,9 +61,12 @@ class Looking(TorchFunctionMode):
             args = (args[0], indices(args[1]), *args[2:])
         if func in KNOWN:
             args, kwargs = self._known(args, kwargs, *KNOWN[func])
-        if func in ALONE and not self.recording.drawn_by(args[0]) and not args[0].requires_grad:
-            with _disable_current_modes():
-                return self.recording.literal(func(self.recording.real(args[0]), *args[1:], **kwargs), site_of())
+        if func in ALONE and kwargs.get("out") is None:
+            matrix, *others = args or (kwargs.pop("A"),)
+            if not self.recording.drawn_by(matrix) and not matrix.requires_grad:
+                with _disable_current_modes():
+                    return self.recording.literal(func(self.recording.real(matrix), *others, **kwargs), site_of())
+            args = (matrix, *others)
         if func is torch.Tensor.new_tensor:  # it would make a meta tensor without its values
             facts = {"dtype": args[0].dtype, "device": self.recording.device_of(args[0]), **kwargs}
             return self.__torch_function__(torch.tensor, types, args[1:], facts)
@@ -122,7 +125,7 @@ KNOWN: dict[Any, tuple[int, set[str]]] = {
     torch.Tensor.tensor_split: SECTIONS,
 }
 """Functions that look into an argument by themselves, past this mode: its place and its names."""
-ALONE = {torch.linalg.eigvalsh, torch.linalg.svdvals, torch.linalg.cond, torch.linalg.matrix_norm}
+ALONE = {torch.linalg.eigvalsh, torch.linalg.svdvals, torch.linalg.cond, torch.linalg.matrix_norm, torch.linalg.norm}
 """Functions that take another way while a mode listens, to other last bits: of values that are known, not while it does."""
 MOVES = {torch.Tensor.to}
 INDEXES = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
