@@ -375,6 +375,25 @@ def test_shardings_come_from_nnx_as_well(pure):
     assert made.layers[0].bias[...].sharding.is_fully_replicated
 
 
+class Sowing(nn.Module):
+    """Its tree has a tuple, of what is sown."""
+
+    @nn.compact
+    def __call__(self, x):
+        self.sow("losses", "loss", x.sum())
+        return nn.Dense(16)(x)
+
+
+def test_a_tree_may_have_tuples():
+    whole, x = NamedSharding(MESHES["two axes"], P()), jnp.ones((2, 24))
+    tree = jax.tree.map(lambda _: whole, jax.eval_shape(Sowing().init, jax.random.key(0), x))
+    recipe = sb.Recipe((sb.Rule(sb.Where(path="losses.*", role="buffer"), i.Zeros()), sb.Rule("*", i.Ones())))
+    made = sb.initialize(Sowing(), x, recipe=recipe, sharding=tree)
+    assert {array.sharding for array in jax.tree.leaves(made)} == {whole}
+    with pytest.raises(sb.errors.InputError, match="It is a layer"):
+        sb.initialize(Sowing(), x, recipe=recipe, sharding={"params": {"Dense_0": whole}})
+
+
 def test_every_path_of_a_tree_is_one_of_the_model():
     net, whole = (
         nn.Sequential([nn.Dense(16), nn.BatchNorm(use_running_average=True)]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from seedbed.errors import InputError, nearest, quoted, shown
 from seedbed.plan import Plan
@@ -37,6 +37,8 @@ def by_path(asked: Any, plan: Plan, model: Any) -> Any:
 def _leaves(tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         path = f"{above}.{key}" if above else str(key)
+        if isinstance(value, (list, tuple)) and not isinstance(value, PartitionSpec):  # what linen's `sow` keeps
+            value = dict(enumerate(value))
         if isinstance(value, Mapping):
             yield from _leaves(value, path)
         elif value is not None:
@@ -45,7 +47,7 @@ def _leaves(tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any
 
 def _strange(lost: list[str], plan: Plan) -> InputError:
     first, known = lost[0], [path for e in plan for path in e.spec.paths]
-    below = [path for path in known if path.startswith(f"{first}.")]
+    below = [path for path in known if f"params.{path}".startswith(f"{first}.") or path.startswith(f"{first}.")]
     return InputError(
         f"sharding: {quoted(first)} is not a parameter of the model."
         if len(lost) == 1
