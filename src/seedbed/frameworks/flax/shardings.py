@@ -37,10 +37,10 @@ def by_path(asked: Any, plan: Plan, model: Any) -> Any:
 def _leaves(tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         path = f"{above}.{key}" if above else str(key)
-        if isinstance(value, (list, tuple)) and not isinstance(value, PartitionSpec):  # what linen's `sow` keeps
-            value = dict(enumerate(value))
         if isinstance(value, Mapping):
             yield from _leaves(value, path)
+        elif not isinstance(value, PartitionSpec) and isinstance(value, (list, tuple)):  # what linen's `sow` keeps
+            yield from _leaves(dict(enumerate(value)), path)
         elif value is not None:
             yield path, value.get_value() if isinstance(value, nnx.Variable) else value
 
