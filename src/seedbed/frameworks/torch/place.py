@@ -22,7 +22,7 @@ from seedbed.frameworks.torch.noted import settled_now
 from seedbed.frameworks.torch.record import Geometry, flipped, flips_of, span_of
 from seedbed.frameworks.torch.replay import tensor_on
 from seedbed.frameworks.torch.shards import fully_sharded, is_sharded, know_memory, local, reshard, room_for, shards_of
-from seedbed.frameworks.torch.told import Program, device_of, loose_tensors
+from seedbed.frameworks.torch.told import UNWRITTEN, Program, device_of, loose_tensors
 from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
 from seedbed.materialize import Job, Which, advise
 from seedbed.plan import Entry, Plan, key, require_fit
@@ -159,13 +159,17 @@ def fit(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
             rows.append((spec.path, f"tied to {other} in the model only"))
         if entry.kept and (is_lazy(tensor) or tensor.is_meta):
             homeless.append(entry)
-    require_fit(
-        rows,
-        homeless,
-        because=": it was built without memory",
-        remedy="Give it a rule, build the model in seedbed.deferred(), which records what its constructor does, or build it "
-        "with memory.",
+    because = ": it was built without memory"
+    remedy = (
+        "Give it a rule, build the model in seedbed.deferred(), which records what its constructor does, or build it "
+        "with memory."
     )
+    if homeless and UNWRITTEN in homeless[0].spec.origin:  # so it was built in deferred()
+        because, remedy = (
+            ": its constructor leaves it unwritten",
+            "Give it a rule, or write all of it in the constructor.",
+        )
+    require_fit(rows, homeless, because=because, remedy=remedy)
 
 
 def _tied(a: torch.Tensor | None, b: torch.Tensor) -> bool:

@@ -25,6 +25,8 @@ from seedbed.frameworks.torch.resets import Record as Start
 from seedbed.frameworks.torch.wrappers import named_modules, named_tensors
 from seedbed.initializers import Initializer, Keep, Recorded
 
+UNWRITTEN = "torch.empty, which nothing"
+
 
 class Program:
     """Carries out what was recorded of one tensor, for the spine."""
@@ -181,7 +183,7 @@ def _told(origin: Origin, path: str, renamed: Callable[[str], str]) -> Told:
     if cell.over is not None and cell.over.who != site.who:
         why += f", over {cell.over.who}"
     if start is None:
-        why += f": torch.empty, which nothing {'' if 'empty' in cell.event.name else 'fully '}writes"
+        why += f": {UNWRITTEN} {'' if 'empty' in cell.event.name else 'fully '}writes"
         return Told(Start(None), why, path, "")
     if isinstance(start, Recorded):
         start = dataclasses.replace(start, function=Program(origin, renamed))
