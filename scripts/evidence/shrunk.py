@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 WIDTH = re.compile(
     r"(hidden|model|embed\w*|inner|ffn|ff|ff[nw]_hidden|intermediate|filter|feature|proj\w*|head|state|conv|mlp|bottleneck"
@@ -29,6 +29,7 @@ STRATEGIES: list[dict[str, Any]] = [
     *({"width": f, "depth": 2, "few": True} for f in (32, 16, 8)),
     *({"width": f, "depth": 2, "few": True, "heads": True} for f in (16, 8, 4)),
     *({"width": f, "depth": 2, "few": True} for f in (4, 2, 1)),
+    {"width": 16, "depth": 2, "few": True, "lists": True},
     {"width": 8, "depth": None, "few": True},
     {"width": 1, "depth": None, "few": False},
 ]
@@ -36,8 +37,10 @@ ROPE = {"rope_type": "default", "rope_theta": 1e4}
 # What the names do not tell: arguments that have no default, or whose sizes fit in other ways.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "AutoformerConfig": {"prediction_length": 8},
+    "BeitConfig": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]},
     "ChameleonConfig": {"vocabulary_map": {"<image>": 3, "IMGIMGAZ": 4}},
     "CohereCompassTextConfig": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
+    "Data2VecVisionConfig": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]},
     "DbrxAttentionConfig": {"rope_theta": 1e4},
     "DeepseekOcr2TextConfig": {"num_hidden_layers": 2, "mlp_layer_types": ["dense", "sparse"]},
     "DiffusionGemmaTextConfig": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32},
@@ -46,7 +49,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "HieraConfig": {"decoder_hidden_size": 32, "decoder_depth": 2, "decoder_num_heads": 2},
     **{f"HunYuan{n}Config": {"head_dim": 16} for n in ("DenseV1", "MoEV1", "VLText")},
     "InformerConfig": {"prediction_length": 8},
+    "Lfm2MoeConfig": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "MimiConfig": {"upsample_groups": 8},
+    "MinistralConfig": {"head_dim": 16},
+    "MuseSparkConfig": {"num_hidden_layers": 4},
+    "NemotronConfig": {"num_key_value_heads": 2},
+    "Qwen3OmniMoeTalkerTextConfig": {"shared_expert_intermediate_size": 32},
+    "T5Gemma2DecoderConfig": {"dropout_rate": 0.0},
+    "T5Gemma2TextConfig": {"dropout_rate": 0.0},
     "TimeSeriesTransformerConfig": {"prediction_length": 8},
+    "TimmBackboneConfig": {"backbone": "resnet18"},
 }
 
 
@@ -74,7 +86,7 @@ def picked(values: list[Any], count: int) -> list[Any]:
 
 
 def changes(
-    config: PreTrainedConfig, width: int, depth: int | None, *, few: bool, heads: bool = False
+    config: PreTrainedConfig, width: int, depth: int | None, *, few: bool, heads: bool = False, lists: bool = False
 ) -> dict[str, Any]:
     """The arguments that make a configuration small."""
     held = {k: v for k, v in vars(config).items() if not k.startswith("_") and k != "transformers_version"}
@@ -84,7 +96,7 @@ def changes(
     made: dict[str, Any] = {}
     for name, value in held.items():
         if isinstance(value, PreTrainedConfig):
-            made[name] = shrunk(value, width, depth, few=few, heads=heads)
+            made[name] = shrunk(value, width, depth, few=few, heads=heads, lists=lists)
         elif depth and isinstance(value, list) and len(value) == layers > depth:
             made[name] = picked(value, depth)
         elif heads and HEADS.search(name):
@@ -99,20 +111,26 @@ def changes(
             made[name] = least(value, SMALL_VOCAB)
         elif EXPERTS.search(name) and few:
             made[name] = least(value, 4)
+        elif few and re.search(r"experts_per_tok$|^(moe_)?top_?k(_experts)?$", name):
+            made[name] = least(value, 2)
         elif name.endswith(("_token_id", "_token_index", "_token_ids")) and few and isinstance(value, int):
             made[name] = value % (SMALL_VOCAB - 8) if value >= SMALL_VOCAB else value
         elif WIDTH.search(name) and not NOT_WIDTH.search(name):
             made[name] = divided(value, width)
         elif "position" in name and few and isinstance(value, int) and not isinstance(value, bool):
             made[name] = least(value, 2048)
+    if lists:  # as a file has them, and some models take nothing else
+        made = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in (held | made).items() if k in made or type(v) is tuple
+        }
     return made | OVERRIDES.get(type(config).__name__, {})
 
 
 def shrunk(
-    config: PreTrainedConfig, width: int, depth: int | None, *, few: bool, heads: bool = False
+    config: PreTrainedConfig, width: int, depth: int | None, *, few: bool, heads: bool = False, lists: bool = False
 ) -> PreTrainedConfig:
     """A configuration like another, small."""
-    made = changes(config, width, depth, few=few, heads=heads)
+    made = changes(config, width, depth, few=few, heads=heads, lists=lists)
     kept = {
         k: copy.deepcopy(v) for k, v in config.to_diff_dict().items() if k not in ("transformers_version", "model_type")
     }
@@ -134,8 +152,3 @@ def candidates(made: type[PreTrainedConfig]) -> Iterator[tuple[str, PreTrainedCo
         except Exception as error:
             yield f"{strategy}: {type(error).__name__}: {str(error)[:200]}", None
     yield "default", whole
-
-
-def of_type(name: str, **arguments: Any) -> PreTrainedConfig:
-    """A small configuration of another class, by its name."""
-    return shrunk(CONFIG_MAPPING[name](**arguments), width=16, depth=2, few=True)
