@@ -48,6 +48,7 @@ small from its defaults (`scripts/evidence/shrunk.py`). Compared as above, and b
 parameters and buffers, `seedbed.check`, and for the first model of each configuration that its children started one by
 one hold the same bits as the whole, and that another seed gives other numbers. Random values are compared with those of PyTorch,
 and with the law that the plan names where it has one: support, and distribution, by bounds that fail by chance once in 10^9.
+Of the libraries that some models need, timm and torchvision were installed.
 
 """
 MOST = 130_000_000
@@ -268,11 +269,11 @@ def section(kept: list[Row]) -> str:
     for kind in few:
         kinds.setdefault("others", []).extend(kinds.pop(kind) if kind != "others" else [])
     counts = (
-        f"{len(models)} model classes of {len({r['config'] for r in plain})} configurations: "
-        f"{by['agree']} agree, {by['wrong']} differ, {by['refused'] + by['raised']} are refused, "
-        f"{len(models) - by['agree'] - by['wrong'] - by['refused'] - by['raised']} were not compared. "
-        f"By `from_config` of an `AutoModel` class in bfloat16: {autos['agree']} of "
-        f"{autos['agree'] + autos['wrong'] + autos['refused'] + autos['raised']} agree."
+        f"{len(models)} model classes of {len({r['config'] for r in plain})} configurations: {by['agree']} agree. "
+        f"Differ: {by['wrong']}. Refused: {by['refused'] + by['raised']}. "
+        f"Not compared: {len(models) - by['agree'] - by['wrong'] - by['refused'] - by['raised']}. "
+        f"By `from_config` of an `AutoModel` class in bfloat16: {autos['agree']} agree, of "
+        f"{autos['agree'] + autos['wrong'] + autos['refused'] + autos['raised']}."
     )
     lines = [
         counts,
@@ -289,7 +290,8 @@ def section(kept: list[Row]) -> str:
         )
     for verdict, title in (("wrong", "differs"), ("refused", "refused"), ("raised", "refused")):
         for row in [r for r in models.values() if r["verdict"] == verdict]:
-            lines += ["", f"{row['model']} {title}: {' '.join(row['why'].split())[:300]}"]
+            said = [" ".join(line.split()) for line in row["why"].splitlines() if line.strip()][:2]
+            lines += ["", f"{row['model']} {title}:", "", *(f"    {line}" for line in said)]
     reasons: dict[str, list[str]] = {}
     for row in models.values():
         if row["verdict"] in ("unbuilt", "late", "died"):
