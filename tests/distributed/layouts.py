@@ -424,7 +424,6 @@ def main(scale=1):
             gc.collect()
             sys.stdout.write("\n" + json.dumps({"layout": key, "form": form, "rank": dist.get_rank(), **said}) + "\n")
             sys.stdout.flush()
-    dist.barrier()  # gloo's threads let go of what was sent last before Python ends under them
     dist.destroy_process_group()
 
 
@@ -444,3 +443,5 @@ def run(world, scale=1, program=__file__):
 
 if __name__ == "__main__":
     main(*map(int, sys.argv[1:]))
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads may abort a Python that is ending
